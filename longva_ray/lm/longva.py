@@ -1,0 +1,314 @@
+"""LongVA in transformers' conventions: frame encoder, causal language model, splice.
+
+    input_ids_BT + pixels (or visual tokens encoded earlier) -> logits over the next token
+
+`from_pretrained`, `save_pretrained`, `generate` (cache, beams, sampling, chunked prefill), gradient
+checkpointing and the Auto classes (`longva_ray.lm.checkpoint.register`) come from transformers. The
+language model is any Qwen2- or Llama-shaped causal model, untouched: a custom attention reaches it
+by name (`attn_implementation`), while the vision tower keeps its own. Does not build prompts
+(`prompt`, `processor`).
+
+Pixels are uint8 grids; visual tokens that were encoded earlier go in as
+`mm_encoder_outputs={"video": encoded(tokens)}`, transformers' own name for that.
+
+Shape suffixes: B batch, T tokens of the whole sequence, G grids, F frames, Y/X/C pixel axes, Q
+visual tokens of a grid, D language-model width.
+"""
+
+# No `from __future__ import annotations`: @strict checks a config's values by real types.
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+from longva_ray.lm.splice import embed_text, fill, placeholder_mask
+from longva_ray.video.fitting import Fitting
+from longva_ray.vision.frame_encoder import FrameEncoder, grid_and_patch_side
+from longva_ray.vision.unires import MAX_GRIDS, GridRule
+
+# openai/clip-vit-large-patch14-336, the paper's vision encoder (section 3.2)
+CLIP_L_336: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 336,
+    "projection_dim": 768,
+}
+# Qwen2-7B-Instruct with the RoPE base of the paper's text extension (section 3.1)
+QWEN2_7B_224K: dict[str, Any] = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 224000,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e9},
+}
+
+
+@strict
+class LongVAConfig(PreTrainedConfig):
+    """Configuration of `LongVAForConditionalGeneration`; the defaults are LongVA-7B's.
+
+    Attributes:
+        vision_config: the CLIP tower; its `image_size` is the grid size.
+        text_config: the language model, Qwen2- or Llama-shaped.
+        projector_hidden_act: activation of the 2-layer MLP (released code: mlp2x_gelu).
+        vision_feature_layer: which hidden state of the tower is used (released code: -2).
+        pool_stride: average pooling after the MLP (paper, section 3.2: 2x2).
+        max_grids: most grids an image is cut into (paper, section 3.2: 49).
+        grid_rule: how many grids an image gets, "paper" (section 3.2) or "released"
+            (`longva_ray.vision.unires`).
+        frame_fitting: how frames and images of another shape fit a grid, "letterbox" (as the
+            released code's images and V-NIAH frames), "center_crop" or "squash".
+        image_token_id, video_token_id: the placeholders, by default the first ids that Qwen2's
+            tokenizer leaves free.
+        max_prompt_tokens: longest prompt the checkpoint admits; None, no limit, unless a released
+            checkpoint has a `tokenizer_model_max_length`.
+    """
+
+    model_type = "longva"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": SubConfigSpec(config_class=CLIPVisionConfig, init_kwargs=CLIP_L_336),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="qwen2", init_kwargs=QWEN2_7B_224K
+        ),
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    projector_hidden_act: str = "gelu"
+    vision_feature_layer: int = -2
+    pool_stride: int = 2
+    max_grids: int = MAX_GRIDS
+    grid_rule: GridRule = "paper"
+    frame_fitting: Fitting = "letterbox"
+    image_token_id: int = 151646
+    video_token_id: int = 151647
+    max_prompt_tokens: int | None = None
+
+    @property
+    def placeholder_ids(self) -> tuple[int, int]:
+        """Ids of `<image>` and `<video>`."""
+        return self.image_token_id, self.video_token_id
+
+    @property
+    def vision(self) -> CLIPVisionConfig:
+        """The vision config with its type."""
+        assert isinstance(self.vision_config, CLIPVisionConfig)
+        return self.vision_config
+
+    @property
+    def text(self) -> PreTrainedConfig:
+        """The text config with its type."""
+        assert isinstance(self.text_config, PreTrainedConfig)
+        return self.text_config
+
+    @property
+    def grid_size(self) -> int:
+        """Side of a grid in pixels."""
+        return grid_and_patch_side(self.vision)[0]
+
+
+def build_frame_encoder(config: LongVAConfig) -> FrameEncoder:
+    """A frame encoder of the configuration's shape, with random weights."""
+    return FrameEncoder(
+        config.vision,
+        width=config.text.hidden_size,
+        feature_layer=config.vision_feature_layer,
+        pool_stride=config.pool_stride,
+        hidden_act=config.projector_hidden_act,
+    )
+
+
+def encoded(tokens: Tensor | Sequence[Tensor]) -> BaseModelOutputWithPooling:
+    """Visual tokens encoded earlier, the values of `mm_encoder_outputs`.
+
+    Args:
+        tokens: tokens_GQD of all items of that kind in order, or one [Q, D] or [G, Q, D] for each
+            item.
+    """
+    items = [tokens] if isinstance(tokens, Tensor) else tokens
+    # A list with a tensor for each item is what transformers' own models put here.
+    flat: Any = [item.flatten(0, -2) for item in items]
+    return BaseModelOutputWithPooling(pooler_output=flat)
+
+
+class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Frame encoder + language model."""
+
+    config: LongVAConfig
+    config_class = LongVAConfig
+    base_model_prefix = ""
+    input_modalities = ("image", "video", "text")  # type: ignore[assignment]
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    def __init__(self, config: LongVAConfig) -> None:
+        super().__init__(config)
+        self.frame_encoder = build_frame_encoder(config)
+        self.language_model: Any = AutoModelForCausalLM.from_config(config.text)
+        self.post_init()
+        forbid_placeholders(self.generation_config, config)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
+        """Change the language model's attention; the tower keeps its own (see `clip_tower`)."""
+        if isinstance(attn_implementation, dict):
+            attn_implementation = attn_implementation["text_config"]
+        self.language_model.set_attn_implementation(attn_implementation, allow_all_kernels)
+
+    def generate(
+        self,
+        *args: Any,
+        mm_encoder_outputs: Mapping[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """transformers' `generate`, without its habit of changing the visual tokens it is given.
+
+        Beam search repeats them in place there, so that a second question about the same video
+        would fail.
+        """
+        if mm_encoder_outputs is not None:
+            own = {kind: encoded(_items(output)) for kind, output in mm_encoder_outputs.items()}
+            kwargs["mm_encoder_outputs"] = own
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """Visual tokens of image grids: grids_GYXC uint8 -> `pooler_output`, [G * Q, D]."""
+        return encoded(self.frame_encoder(pixel_values))
+
+    def get_video_features(
+        self, pixel_values_videos: Tensor, **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """Visual tokens of video frames, each a grid: frames_FYXC uint8, likewise."""
+        return encoded(self.frame_encoder(pixel_values_videos))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: Mapping[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the loss where labels are given.
+
+        Args:
+            input_ids: [B, T], every placeholder repeated for its visual tokens (`prompt`,
+                `processor`).
+            pixel_values: grids_GYXC uint8 of all images of the batch, in the order of their
+                placeholders.
+            pixel_values_videos: frames_FYXC uint8 of all videos of the batch, likewise.
+            inputs_embeds: [B, T, D] instead of `input_ids`, visual tokens already in place
+                (`splice.embed_prompt`).
+            mm_encoder_outputs: visual tokens instead of pixels, see `encoded`.
+            attention_mask, position_ids, past_key_values, labels, logits_to_keep, kwargs: as the
+                language model has them.
+
+        Raises:
+            ValueError: placeholders and visual tokens do not match, or the same thing is given
+                twice.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("want exactly one of input_ids and inputs_embeds")
+        outputs = dict(mm_encoder_outputs or {})
+        if pixel_values is not None:
+            self._add(outputs, "image", self.get_image_features(pixel_values))
+        if pixel_values_videos is not None:
+            self._add(outputs, "video", self.get_video_features(pixel_values_videos))
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self._embed(input_ids, outputs)
+        elif outputs:
+            raise ValueError(
+                "visual tokens need input_ids: inputs_embeds show no placeholder to put them at; "
+                "splice them in with longva_ray.lm.splice.embed_prompt instead"
+            )
+        return self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    @staticmethod
+    def _add(
+        outputs: dict[str, BaseModelOutputWithPooling],
+        kind: str,
+        output: BaseModelOutputWithPooling,
+    ) -> None:
+        if outputs.get(kind) is not None:
+            raise ValueError(f"got both pixels and encoded tokens for the {kind}s, want one")
+        outputs[kind] = output
+
+    def _embed(
+        self, input_ids_BT: Tensor, outputs: Mapping[str, BaseModelOutputWithPooling]
+    ) -> Tensor:
+        """Text embeddings with the tokens of images and of videos at their placeholders."""
+        mask_BT = placeholder_mask(input_ids_BT, self.config.placeholder_ids)
+        embeds_BTD = embed_text(input_ids_BT, self.get_input_embeddings(), mask_BT)
+        ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
+        for kind, token_id in ids.items():
+            items = _items(outputs[kind]) if kind in outputs else []
+            embeds_BTD = fill(embeds_BTD, input_ids_BT == token_id, items)
+        return embeds_BTD
+
+
+def _items(output: BaseModelOutputWithPooling) -> list[Tensor]:
+    """Tokens of each item; transformers hands them on as one tensor or as a list."""
+    tokens: Any = output.pooler_output
+    return [tokens] if isinstance(tokens, Tensor) else list(tokens)
+
+
+def forbid_placeholders(generation_config: GenerationConfig, config: LongVAConfig) -> None:
+    """Keep generation from emitting a placeholder where the vocabulary has one (in place)."""
+    vocab_size = config.text.vocab_size
+    ids = {token_id for token_id in config.placeholder_ids if token_id < vocab_size}
+    if ids:
+        others = generation_config.suppress_tokens or []
+        generation_config.suppress_tokens = sorted(ids.union(others))

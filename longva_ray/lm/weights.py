@@ -1,0 +1,102 @@
+"""Weights on disk: find a checkpoint, read chosen tensors, write a folder atomically.
+
+    folder + (stored name -> our name | None) -> {our name: tensor}
+
+Only tensors with a name are read, and only files that hold one of them are opened. Reads
+safetensors alone: pickled weights run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import safe_open
+from torch import Tensor
+
+Rename = Callable[[str], str]
+Select = Callable[[str], str | None]
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder of a checkpoint: itself, or the snapshot of a repository on the hub.
+
+    Raises:
+        ValueError: no such folder, and no such repository can be had.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+        return Path(snapshot_download(str(path), allow_patterns=patterns))
+    except (OSError, HFValidationError, HfHubHTTPError) as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} is no folder here and could not be had from the hub either "
+            f"({type(error).__name__}); give the path of a folder with a config.json"
+        ) from error
+
+
+def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors that `select` gives a name, cast to `dtype`, in memory of their own.
+
+    A copy, not a view of the mapped file: the file may be replaced while the model lives.
+
+    Raises:
+        ValueError: the folder has no safetensors weights.
+    """
+    tensors = {}
+    for file, stored_names in _stored_names(folder).items():
+        chosen = {stored: select(stored) for stored in stored_names}
+        if not any(chosen.values()):
+            continue
+        with safe_open(folder / file, framework="pt") as handle:
+            for stored, name in chosen.items():
+                if name is not None:
+                    tensors[name] = handle.get_tensor(stored).to(dtype, copy=True)
+    return tensors
+
+
+@contextmanager
+def save_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to that takes its name only when all is written.
+
+    Raises:
+        ValueError: the path exists already.
+    """
+    told = f"{path} exists already; remove it or choose another folder"
+    if path.exists():
+        raise ValueError(told)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        try:
+            unfinished.rename(path)
+        except OSError as error:  # another process was faster
+            raise ValueError(told) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _stored_names(folder: Path) -> dict[str, list[str]]:
+    """Names of the tensors in each weight file."""
+    index = folder / _INDEX
+    if index.exists():
+        files: dict[str, list[str]] = {}
+        for name, file in json.loads(index.read_text())["weight_map"].items():
+            files.setdefault(file, []).append(name)
+        return files
+    if not (folder / _SINGLE).exists():
+        raise ValueError(f"{folder} has no {_SINGLE} and no {_INDEX}")
+    with safe_open(folder / _SINGLE, framework="pt") as handle:
+        return {_SINGLE: list(handle.keys())}

@@ -1,0 +1,52 @@
+"""The CLIP vision transformer up to the layer whose output is used, without its CLS token.
+
+    pixels_GCYX (normalised) -> patches_GPV
+
+The output equals `CLIPVisionModel(...).hidden_states[feature_layer][:, 1:]` of transformers (layer
+-2 in the paper's model). The layers behind it, and the norm of the pooled CLS token, are not built:
+they would cost memory and time and would be parameters that never see a gradient. Does not resize,
+normalise or pool.
+
+Shape suffixes: G grids, C channels, Y and X pixel rows and columns, P patches, V vision width.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+
+def num_layers_used(config: CLIPVisionConfig, feature_layer: int) -> int:
+    """How many layers produce `hidden_states[feature_layer]` (entry 0: the embedding's output).
+
+    Raises:
+        ValueError: the tower has no such layer, or it is the embedding itself.
+    """
+    entries = config.num_hidden_layers + 1
+    layers = feature_layer if feature_layer >= 0 else entries + feature_layer
+    if not 1 <= layers < entries:
+        raise ValueError(
+            f"vision_feature_layer={feature_layer} selects no layer of a tower with "
+            f"{config.num_hidden_layers}; want 1..{entries - 1} or -1..-{entries - 1}"
+        )
+    return layers
+
+
+class ClipTower(nn.Module):
+    """A `CLIPVisionModel` cut behind the selected layer."""
+
+    def __init__(self, config: CLIPVisionConfig, *, feature_layer: int) -> None:
+        super().__init__()
+        cut = deepcopy(config)
+        cut.num_hidden_layers = num_layers_used(config, feature_layer)
+        # The tower keeps its own attention: what a caller picks for the language model (a causal
+        # ring, say) would be wrong here. SDPA without a mask is a flash kernel on GPU.
+        cut._attn_implementation = "sdpa"
+        self.clip = CLIPVisionModel(cut)
+        # The norm of the pooled CLS token, which nobody reads.
+        self.clip.register_module("post_layernorm", nn.Identity())
+
+    def forward(self, pixels_GCYX: Tensor) -> Tensor:
+        return self.clip(pixel_values=pixels_GCYX).last_hidden_state[:, 1:]

@@ -1,0 +1,178 @@
+"""Grids to visual tokens: CLIP tower, projector, and the only pooling there is.
+
+    grids_GYXC (uint8) -> tokens_GQD
+
+Section 3.2 of the LongVA paper: 336-pixel grids, 24 x 24 patches, 2x2 pooling *after* the MLP, so Q
+= 144 tokens a grid in raster order within the grid. An N-frame video is N grids, hence 144 N
+tokens. Grids go through in micro-batches; memory is that of one micro-batch plus the result. Does
+not resize frames (`video`, `unires` do).
+
+Shape suffixes: G grids, C channels, Y and X pixel rows and columns, P and Q patches before and
+after pooling (p and q along one side), V vision width, D language-model width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from longva_ray.vision.clip_tower import ClipTower
+from longva_ray.vision.projector import Projector
+
+# Enough grids to keep a GPU busy with ViT-L/336, few enough for their activations to be small.
+MICRO_BATCH = 16
+
+
+class FrameEncoder(nn.Module):
+    """CLIP tower + projector + pooling.
+
+    Attributes:
+        grid_size: side of a grid in pixels.
+        tokens_per_grid: Q, visual tokens of one grid.
+        width: D, width of a visual token (that of the language model).
+    """
+
+    def __init__(
+        self,
+        vision_config: CLIPVisionConfig,
+        *,
+        width: int,
+        feature_layer: int,
+        pool_stride: int,
+        hidden_act: str,
+    ) -> None:
+        """Build with random weights.
+
+        Raises:
+            ValueError: the tower has no such layer, or the patches of a grid do not divide into
+                pooling windows.
+        """
+        super().__init__()
+        self.grid_size, side_p = grid_and_patch_side(vision_config)
+        if side_p % pool_stride:
+            raise ValueError(
+                f"a grid of {side_p}x{side_p} patches does not divide into {pool_stride}x"
+                f"{pool_stride} pooling windows; want image_size/patch_size divisible by "
+                "pool_stride"
+            )
+        self.tokens_per_grid = (side_p // pool_stride) ** 2
+        self.width = width
+        self.pool_stride = pool_stride
+        self.tower = ClipTower(vision_config, feature_layer=feature_layer)
+        self.projector = Projector(vision_config.hidden_size, width, hidden_act=hidden_act)
+        self._token_config = {
+            "vision_config": _shaping_values(vision_config),
+            "feature_layer": self.tower.clip.config.num_hidden_layers,
+            "projector_hidden_act": hidden_act,
+            "pooling": f"average {pool_stride}x{pool_stride} after the projector",
+            "mean": OPENAI_CLIP_MEAN,
+            "std": OPENAI_CLIP_STD,
+        }
+
+    def forward(
+        self, grids_GYXC: Tensor | NDArray[np.uint8], micro_batch: int = MICRO_BATCH
+    ) -> Tensor:
+        """Visual tokens with gradients, for training; `encode` is the same without.
+
+        Micro-batch i holds grids [i * micro_batch, (i + 1) * micro_batch), whatever they show, so
+        that the same grids at the same positions give the same bits.
+
+        Raises:
+            ValueError: not uint8, not of shape (G, grid_size, grid_size, 3), or a micro-batch below
+                1.
+        """
+        self._check(grids_GYXC, micro_batch)
+        tokens = [
+            self._encode_micro_batch(grids_GYXC[start : start + micro_batch])
+            for start in range(0, len(grids_GYXC), micro_batch)
+        ]
+        if not tokens:
+            weight = self.projector.linear_2.weight
+            return weight.new_empty(0, self.tokens_per_grid, self.width)
+        return torch.cat(tokens)
+
+    @torch.inference_mode()
+    def encode(self, grids_GYXC: Tensor | NDArray[np.uint8], *, micro_batch: int) -> Tensor:
+        """Visual tokens: grids_GYXC uint8 (any device) -> tokens_GQD on the encoder's device.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        return self.forward(grids_GYXC, micro_batch)
+
+    def fingerprint(self) -> str:
+        """32 hex digits over everything that changes the tokens: weights and configuration.
+
+        Names, dtypes, shapes and bytes of the parameters (blake2b), layer, pooling, normalisation,
+        grid size. The same on every device and after saving and loading; another dtype is another
+        encoder. Reads all weights: about a second for CLIP-L.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(self._token_config, sort_keys=True).encode())
+        for name, parameter in sorted(self.named_parameters()):
+            value = parameter.detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _check(self, grids_GYXC: Tensor | NDArray[np.uint8], micro_batch: int) -> None:
+        if micro_batch < 1:
+            raise ValueError(f"micro_batch={micro_batch}, want at least 1")
+        wanted = (self.grid_size, self.grid_size, 3)
+        if grids_GYXC.ndim != 4 or tuple(grids_GYXC.shape[1:]) != wanted:
+            raise ValueError(
+                f"grids have shape {tuple(grids_GYXC.shape)}, want (G, {self.grid_size}, "
+                f"{self.grid_size}, 3); fit frames to the grid size first "
+                "(longva_ray.video.fitting, longva_ray.vision.unires)"
+            )
+        if grids_GYXC.dtype not in (np.uint8, torch.uint8):
+            raise ValueError(f"grids have dtype {grids_GYXC.dtype}, want uint8 pixels (0 to 255)")
+
+    def _encode_micro_batch(self, grids_GYXC: Tensor | NDArray[np.uint8]) -> Tensor:
+        device = self.projector.linear_2.weight.device
+        # torch.tensor copies: arrays from Arrow or Ray are read-only, which torch.from_numpy warns
+        # about.
+        pixels = torch.tensor(grids_GYXC) if isinstance(grids_GYXC, np.ndarray) else grids_GYXC
+        pixels_GCYX = self._normalise(pixels.to(device))
+        return self._pool(self.projector(self.tower(pixels_GCYX)))
+
+    @staticmethod
+    def _normalise(grids_GYXC: Tensor) -> Tensor:
+        """CLIP's mean and std, in float32 whatever the weights' dtype, as CLIP's processor."""
+        mean = torch.tensor(OPENAI_CLIP_MEAN, device=grids_GYXC.device)
+        std = torch.tensor(OPENAI_CLIP_STD, device=grids_GYXC.device)
+        pixels_GYXC = (grids_GYXC.to(torch.float32) / 255 - mean) / std
+        return pixels_GYXC.permute(0, 3, 1, 2)
+
+    def _pool(self, patches_GPD: Tensor) -> Tensor:
+        """Average over square windows inside each grid; raster order in, raster order out."""
+        grids, patches, width = patches_GPD.shape
+        side_p = int(patches**0.5)
+        patches_GDpp = patches_GPD.transpose(1, 2).reshape(grids, width, side_p, side_p)
+        tokens_GDqq = nn.functional.avg_pool2d(patches_GDpp, self.pool_stride)
+        return tokens_GDqq.flatten(2).transpose(1, 2)
+
+
+def grid_and_patch_side(vision_config: CLIPVisionConfig) -> tuple[int, int]:
+    """Grid side in pixels and in patches."""
+    image_size, patch_size = vision_config.image_size, vision_config.patch_size
+    if not isinstance(image_size, int) or not isinstance(patch_size, int):
+        raise ValueError(
+            "UniRes grids are square: want integers for image_size and patch_size, got "
+            f"{image_size!r} and {patch_size!r}"
+        )
+    return image_size, image_size // patch_size
+
+
+def _shaping_values(vision_config: CLIPVisionConfig) -> dict[str, Any]:
+    """What of the tower's configuration changes its output but not its weights' shapes."""
+    names = ("image_size", "patch_size", "num_attention_heads", "hidden_act", "layer_norm_eps")
+    return {name: vision_config.to_dict()[name] for name in names}
