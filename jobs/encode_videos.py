@@ -1,0 +1,67 @@
+"""Encode videos into embedding shards.
+
+    ray job submit --working-dir . -- python jobs/encode_videos.py --videos /data/videos --store s3://bucket/shards
+
+Runs again where it stopped; a video that is already there costs a look at the disk. Exit status 1
+if any video failed."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ray
+
+from longva_ray.config import EncodeConfig
+from longva_ray.options import absolute, find_videos, parse, run_job
+from longva_ray.recipes import get_recipe, materialise
+from longva_ray.shards.pipeline import EncodeReport, encode_videos
+from longva_ray.shards.store import ShardStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Encode videos into embedding shards."""
+
+    videos: tuple[str, ...]
+    """Video files, and folders of them."""
+    store: str = "outputs/shards"
+    """Folder or URI of the shards."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from: tiny or longva_7b."""
+    model: str | None = None
+    """Checkpoint instead of the recipe's: a folder or a Hugging Face id."""
+    report: str | None = None
+    """File for the full report as JSON."""
+    encode: EncodeConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    videos = find_videos(options.videos)
+    store = ShardStore(absolute(options.store))
+    ray.init(ignore_reinit_error=True)
+    checkpoint = options.model or materialise(get_recipe(options.recipe))
+    report = encode_videos(videos, store=store, checkpoint=checkpoint, config=options.encode)
+    show(report, store)
+    if options.report:
+        text = json.dumps(asdict(report), indent=2)
+        Path(absolute(options.report)).write_text(text + "\n")
+    return 1 if report.failed else 0
+
+
+def show(report: EncodeReport, store: ShardStore) -> None:
+    for video in report.videos:
+        outcome = f"FAILED: {video.error}" if video.error else f"{video.num_frames} frames"
+        print(f"{video.video_id or '-':32}  {video.path}  {outcome}")
+    rate = report.frames_encoded / report.wall_s
+    print(
+        f"{len(report.videos) - len(report.failed)} of {len(report.videos)} videos are in "
+        f"{store.root}; "
+        f"encoded {report.frames_encoded} frames in {report.wall_s:.1f} s ({rate:.1f} frames/s)"
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)

@@ -1,0 +1,2 @@
+"""Stage 5, logits -> answer, on cached visual tokens: `score` (teacher-forced) and `generate`
+(streaming)."""

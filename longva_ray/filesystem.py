@@ -1,0 +1,50 @@
+"""Paths and URIs: one way to reach local disks, object stores, and everything that fsspec knows."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs
+
+
+def is_uri(place: str) -> bool:
+    """Whether a place is a URI such as `s3://bucket/key`, and not a path."""
+    return "://" in place
+
+
+def resolve(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """File system and path of a place; pyarrow's own file systems first, fsspec's for every other
+    URI."""
+    if not is_uri(place):
+        return pyarrow.fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
+    try:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(place)
+    except pa.ArrowInvalid:
+        import fsspec
+
+        handler, path = fsspec.core.url_to_fs(place)
+        filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(handler))
+    return filesystem, path.rstrip("/")
+
+
+@contextlib.contextmanager
+def local_file(place: str) -> Iterator[Path]:
+    """A path for as long as it is needed: the file itself, or a temporary copy of what a URI names.
+
+    Raises OSError when a URI cannot be fetched.
+    """
+    if not is_uri(place):
+        yield Path(place)
+        return
+    filesystem, path = resolve(place)
+    with tempfile.TemporaryDirectory(prefix="longva-") as folder:
+        copy = Path(folder) / Path(path).name
+        pyarrow.fs.copy_files(
+            path,
+            str(copy),
+            source_filesystem=filesystem,
+            destination_filesystem=pyarrow.fs.LocalFileSystem(),
+        )
+        yield copy

@@ -1,0 +1,112 @@
+"""Command lines of the jobs and of `longva`: typed options whose defaults come from a recipe, and
+paths that stay put.
+
+`parse(Options)` makes the command line from a frozen dataclass with the fields `recipe`, and any of
+the recipe's stages by name (`encode`, `serve`); `--encode.sampling uniform:128` then changes one
+setting of the recipe chosen by `--recipe`."""
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from longva_ray.filesystem import is_uri
+from longva_ray.recipes import get_recipe
+
+OptionsT = TypeVar("OptionsT")
+
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi"}
+
+
+def parse(options: type[OptionsT], arguments: Sequence[str] | None = None) -> OptionsT:
+    """Options of a job from its command line; exits with an explanation when they are wrong."""
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--recipe", default="tiny")
+    name = chosen.parse_known_args(arguments)[0].recipe
+    try:
+        defaults = recipe_defaults(options, name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    return tyro.cli(options, args=arguments, default=defaults)
+
+
+def recipe_defaults(options: type[OptionsT], recipe_name: str) -> OptionsT:
+    """Options with the recipe's settings filled in and everything without a default still asked
+    for.
+
+    Raises ValueError for an unknown recipe.
+    """
+    recipe = get_recipe(recipe_name)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        if field.name == "recipe":
+            values["recipe"] = recipe.name
+        elif field.name in ("encode", "serve"):
+            values[field.name] = getattr(recipe, field.name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[field.name] = tyro.MISSING
+    return options(**values)
+
+
+def find_videos(places: Sequence[str]) -> list[str]:
+    """Video files of a list of files, URLs and folders (a folder gives its videos, sorted by name).
+
+    Files are taken whatever their suffix and need not exist: the run's report says what is wrong
+    with them.
+
+    Raises ValueError when a folder holds no videos.
+    """
+    found: list[str] = []
+    for place in places:
+        path = Path(absolute(place)) if not is_uri(place) else None
+        if path is None or not path.is_dir():
+            found.append(absolute(place))
+            continue
+        inside = sorted(
+            str(file) for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES
+        )
+        if not inside:
+            raise ValueError(f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {path}")
+        found.extend(inside)
+    return found
+
+
+def absolute(place: str) -> str:
+    """A path as every worker sees it; URLs stay as they are.
+
+    Workers run in other folders, so relative paths are resolved here, in the driver. A submitted
+    job's driver itself runs in a temporary copy of the working directory that Ray deletes, where a
+    relative path would lose the output.
+
+    Raises ValueError for a relative path in a submitted job.
+    """
+    if is_uri(place):
+        return place
+    path = Path(place).expanduser()
+    if not path.is_absolute() and _is_submitted_job():
+        raise ValueError(
+            f"{place!r} is relative, but this is a submitted job, whose folder is a temporary "
+            "copy; "
+            "give an absolute path or a URI that every node can reach"
+        )
+    return str(path.absolute())
+
+
+def run_job(main: Callable[[], int]) -> None:
+    """Run a job's main function and turn a user's mistake into one line and a nonzero exit
+    status."""
+    try:
+        status = main()
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    raise SystemExit(status)
+
+
+def _is_submitted_job() -> bool:
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return bool(config.get("runtime_env", {}).get("working_dir"))

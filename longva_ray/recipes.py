@@ -1,0 +1,115 @@
+"""Named complete recipes: `get_recipe("tiny")`, `get_recipe("longva_7b")`.
+
+A recipe is what a job starts from; single settings are then overridden on the command line. Recipes
+without a checkpoint carry a model architecture too: `materialise` writes their weights once, from a
+fixed seed, so that every later step reads an ordinary checkpoint folder and no code path is special
+to small models."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longva_ray.config import EncodeConfig, Recipe, ServeConfig
+
+if TYPE_CHECKING:
+    from longva_ray.lm.longva import LongVAConfig
+
+logger = logging.getLogger(__name__)
+
+
+def tiny() -> Recipe:
+    """0.4M parameters, 56-pixel frames, 4 tokens a frame: the whole system on a laptop's CPU in
+    seconds."""
+    return Recipe(
+        name="tiny",
+        description="whole system on two CPU cores; random weights, so its answers mean nothing",
+        checkpoint=None,
+        encode=EncodeConfig(dtype="float32", encoder_cpus=0.5, encoder_gpus=0, decode_cpus=0.5),
+        serve=ServeConfig(dtype="float32", lm_cpus=0.5),
+    )
+
+
+def longva_7b() -> Recipe:
+    """The paper's model: Qwen2-7B extended to 224K tokens, CLIP ViT-L/14 at 336 pixels, 144 tokens
+    a frame."""
+    return Recipe(
+        name="longva_7b",
+        description="the released LongVA-7B weights (section 3 of the paper)",
+        checkpoint="lmms-lab/LongVA-7B",
+        encode=EncodeConfig(),
+        serve=ServeConfig(lm_gpus=1.0),
+    )
+
+
+RECIPES = {"tiny": tiny, "longva_7b": longva_7b}
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name; ValueError lists the names there are."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is named {name!r}; there are: {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]()
+
+
+def cache_folder() -> Path:
+    """Where weights made from a seed are kept: $LONGVA_CACHE, or ~/.cache/longva_ray."""
+    return Path(os.environ.get("LONGVA_CACHE", "~/.cache/longva_ray")).expanduser()
+
+
+def tiny_model() -> "LongVAConfig":
+    """Architecture of the tiny recipe: the same parts as LongVA-7B, each as small as it can be."""
+    from transformers import CLIPVisionConfig, Qwen2Config
+
+    from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE
+    from longva_ray.lm.longva import LongVAConfig
+
+    return LongVAConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=56,
+            patch_size=14,
+        ),
+        text_config=Qwen2Config(
+            vocab_size=BYTE_VOCABULARY_SIZE,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=65536,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        ),
+    )
+
+
+def materialise(recipe: Recipe, folder: Path | None = None) -> str:
+    """Checkpoint of a recipe: its own, or one initialised from its seed below `folder` (default
+    `cache_folder()`)."""
+    if recipe.checkpoint is not None:
+        return recipe.checkpoint
+    from longva_ray.lm.byte_tokenizer import byte_tokenizer
+    from longva_ray.lm.checkpoint import initialise_longva
+
+    config = tiny_model()
+    # The architecture is part of the name, so that weights of an older version are never mistaken
+    # for today's.
+    version = hashlib.blake2b(config.to_json_string().encode(), digest_size=4).hexdigest()
+    path = (folder or cache_folder()) / f"{recipe.name}-seed{recipe.seed}-{version}"
+    if not path.exists():
+        logger.info("initialising %s weights from seed %d in %s", recipe.name, recipe.seed, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            fresh = Path(temporary) / "checkpoint"
+            initialise_longva(config, byte_tokenizer(), seed=recipe.seed, path=fresh)
+            # Someone else may have been quicker; both wrote the same bytes.
+            with contextlib.suppress(FileExistsError, OSError):
+                fresh.rename(path)
+    return str(path)

@@ -1,0 +1,238 @@
+"""Videos -> embedding shards, in parallel and resumable: the Ray Data graph.
+
+    manifest -> identify -> decode -> encode -> write -> report
+    (driver)    (tasks)     (tasks,   (actors,  (tasks)  (driver: counts, progress, commits)
+                             stream)   GPUs)
+
+Decoding streams one part at a time and pixels are dropped as soon as they are encoded, so memory
+follows the number of workers and never the length of a video. Finished parts stay: killed runs go
+on where they stopped, and running twice does nothing the second time. Ray's own retries cover lost
+workers and nodes; a bad video becomes an error in the report."""
+
+import dataclasses
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from longva_ray.config import EncodeConfig
+from longva_ray.progress import Progress
+from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.store import ShardStore
+from longva_ray.shards.workers import (
+    Batch,
+    DecodeSegment,
+    EncodeFrames,
+    IdentifyVideo,
+    WritePart,
+    describe_encoder,
+)
+
+logger = logging.getLogger(__name__)
+
+LIGHT_CPUS = 0.1
+"""CPUs reserved for a task that mostly waits for a disk; above zero, so that it never runs on a
+head node without CPUs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VideoResult:
+    """What became of one input file."""
+
+    path: str
+    video_id: str
+    num_frames: int
+    frames_encoded: int
+    """Frames that this run had to encode; 0 when the store already held them all."""
+    error: str
+    """Why the video could not be encoded; empty when it was."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeReport:
+    """Outcome of a run: one result for each input, and where the time went, summed over the
+    workers."""
+
+    videos: tuple[VideoResult, ...]
+    spec: EncodingSpec
+    wall_s: float
+    decode_s: float
+    encode_s: float
+    write_s: float
+
+    @property
+    def failed(self) -> tuple[VideoResult, ...]:
+        return tuple(video for video in self.videos if video.error)
+
+    @property
+    def frames_encoded(self) -> int:
+        return sum(video.frames_encoded for video in self.videos)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """How many workers the graph may use."""
+
+    max_encoders: int
+    decode_slots: int
+    """Decoding tasks that fit beside the encoders; a single video is split among that many."""
+
+
+def plan_workers(config: EncodeConfig, cpus: float, gpus: float) -> WorkerPlan:
+    """Fit the graph into the CPUs and GPUs of a cluster so that it cannot wait for itself.
+
+    Encoder actors hold their CPUs for the whole run; if they held all of them, no decoding task
+    could ever start and Ray Data would hang without a word. A cluster that shows no CPUs yet (a
+    head node before its workers come up) is planned as if it had one node: the autoscaler brings
+    what the pending tasks ask for.
+
+    Raises ValueError, with the sum, when one encoder and one decoder do not fit together.
+    """
+    encoders = config.max_encoders or (
+        max(1, int(gpus / config.encoder_gpus)) if config.encoder_gpus else 1
+    )
+    if cpus == 0:
+        return WorkerPlan(max_encoders=encoders, decode_slots=1)
+    if gpus < config.encoder_gpus and config.max_encoders is None:
+        raise ValueError(
+            f"an encoder needs {config.encoder_gpus:g} GPU(s), but the cluster has {gpus:g}; set "
+            "encode.encoder_gpus=0 "
+            "to encode on CPUs, or encode.max_encoders if an autoscaler will bring GPUs"
+        )
+    needed = config.encoder_cpus + config.decode_cpus + LIGHT_CPUS
+    if needed > cpus + 1e-9:
+        raise ValueError(
+            f"encoding needs {config.encoder_cpus} (encoder) + {config.decode_cpus} (decoder) + "
+            f"{LIGHT_CPUS} (writer) "
+            f"= {needed:g} CPUs, but the cluster has {cpus:g}; lower encode.encoder_cpus or "
+            "encode.decode_cpus, "
+            "fractions are allowed"
+        )
+    free = cpus - config.decode_cpus - LIGHT_CPUS
+    encoders = max(1, min(encoders, int(free / config.encoder_cpus)))
+    slots = int((cpus - encoders * config.encoder_cpus - LIGHT_CPUS) / config.decode_cpus + 1e-9)
+    return WorkerPlan(max_encoders=encoders, decode_slots=max(1, slots))
+
+
+def encode_videos(
+    paths: Sequence[str], *, store: ShardStore, checkpoint: str, config: EncodeConfig
+) -> EncodeReport:
+    """Encode videos into the store and return what became of each.
+
+    Args:
+        paths: video files that every node can open; the same file may stand there twice.
+        store: where the shards go.
+        checkpoint: weights of the vision tower and the projector; every node must be able to load them.
+
+    Raises ValueError when there is nothing to encode or the cluster is too small.
+    """
+    if not paths:
+        raise ValueError("no videos were given; name at least one file")
+    # On a worker: a head node need not have the memory for the weights.
+    describe = ray.remote(num_cpus=config.encoder_cpus)(describe_encoder)
+    spec = ray.get(describe.remote(checkpoint, config))
+    store.remove_abandoned()
+    resources = ray.cluster_resources()
+    plan = plan_workers(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    logger.info("encoding %d videos with %s", len(paths), plan)
+    started = time.perf_counter()
+    graph = _build_graph(sorted(set(paths)), store, checkpoint, config, spec, plan)
+    collector = _Collector(store, spec)
+    with Progress("encoding", unit="frames") as progress:
+        for row in graph.iter_rows():
+            collector.add(row)
+            progress.advance(row["frames_written"])
+    return EncodeReport(
+        videos=tuple(collector.videos[path] for path in dict.fromkeys(paths)),
+        spec=spec,
+        wall_s=time.perf_counter() - started,
+        **collector.seconds,
+    )
+
+
+def _build_graph(
+    paths: list[str],
+    store: ShardStore,
+    checkpoint: str,
+    config: EncodeConfig,
+    spec: EncodingSpec,
+    plan: WorkerPlan,
+) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # One part a block: with larger blocks a decoder would hold many parts back before the encoder
+    # sees the first.
+    context.target_max_block_size = 1
+    context.raise_original_map_exception = True
+    one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_batch": True}
+    identify = IdentifyVideo(store, spec, plan.decode_slots)
+    return (
+        ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
+        .map_batches(identify, num_cpus=LIGHT_CPUS, **one_row)
+        .map_batches(
+            DecodeSegment(spec),
+            num_cpus=config.decode_cpus,
+            # Besides guarding memory, a request of its own keeps Ray from fusing this stage into
+            # the encoder actors, where frames would be decoded one after the other.
+            memory=_decode_memory(spec),
+            **one_row,
+        )
+        .map_batches(
+            EncodeFrames,
+            fn_constructor_kwargs={"checkpoint": checkpoint, "config": config},
+            compute=ActorPoolStrategy(min_size=1, max_size=plan.max_encoders),
+            num_cpus=config.encoder_cpus,
+            num_gpus=config.encoder_gpus,
+            **one_row,
+        )
+        .map_batches(WritePart(store, spec), num_cpus=LIGHT_CPUS, **one_row)
+    )
+
+
+def _decode_memory(spec: EncodingSpec) -> int:
+    """Bytes that a decoding task may hold: its process, the decoder, and two parts of pixels."""
+    return 512 * 2**20 + 2 * spec.part_frames * spec.frame_size**2 * 3
+
+
+class _Collector:
+    """Gathers finished parts into videos and commits each video with its last part."""
+
+    def __init__(self, store: ShardStore, spec: EncodingSpec) -> None:
+        self._store = store
+        self._spec = spec
+        self._parts_done: Counter[str] = Counter()
+        self.videos: dict[str, VideoResult] = {}
+        self.seconds = {"decode_s": 0.0, "encode_s": 0.0, "write_s": 0.0}
+
+    def add(self, row: Batch) -> None:
+        path = row["path"]
+        before = self.videos.get(path)
+        video = VideoResult(
+            path=path,
+            video_id=row["video_id"],
+            num_frames=row["num_frames"],
+            frames_encoded=row["frames_written"] + (before.frames_encoded if before else 0),
+            error=row["error"] or (before.error if before else ""),
+        )
+        self.videos[path] = video
+        for stage in self.seconds:
+            self.seconds[stage] += row[stage]
+        if row["error"]:
+            logger.warning("cannot encode %s: %s", path, row["error"])
+            return
+        self._parts_done[path] += row["part"] >= 0
+        complete = self._parts_done[path] == row["parts_missing"] and not video.error
+        if complete and self._store.record(video.video_id, self._spec) is None:
+            self._store.commit(
+                video.video_id,
+                self._spec,
+                source=Path(path).name,
+                num_frames=video.num_frames,
+                duration_s=row["duration_s"],
+            )

@@ -1,0 +1,154 @@
+"""What an embedding shard holds: the seam between encoding (once) and everything that reads visual
+tokens (many times).
+
+One encoded video is a folder `<root>/<video_id>/<spec key>/` with
+
+    part-00000.arrow ...   Arrow IPC files of `part_frames` frames each: frame_index, timestamp_s, tokens
+    video.json             written last; its presence says that every part is there, and lists their sizes
+
+`video_id` is a hash of the file's content, and the spec key a hash of everything that decides the
+tokens' bytes, so the same video encoded twice the same way lands in the same place, and differently
+encoded tokens can never be mixed. Tokens are a fixed-shape tensor column [Q tokens a frame, D
+width]. Arrow has no bfloat16: its bits are stored as uint16 and the real number format stands in
+the metadata, so 16-bit tokens of either kind survive unchanged.
+
+Shapes: F frames, Q visual tokens of one frame, D width of the language model.
+"""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from longva_ray.config import Dtype, from_dict
+from longva_ray.video.fitting import Fitting
+from longva_ray.video.probe import DecoderName
+from longva_ray.video.sampling import Sampling
+
+FORMAT_VERSION = 1
+METADATA_KEY = b"longva_ray"
+
+_STORAGE = {
+    "float32": (torch.float32, torch.float32, pa.float32()),
+    "float16": (torch.float16, torch.float16, pa.float16()),
+    "bfloat16": (torch.bfloat16, torch.uint16, pa.uint16()),
+}
+
+
+class ShardError(ValueError):
+    """A shard is missing, damaged, or was made by another encoder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodingSpec:
+    """Everything that decides the tokens of a video, apart from the video itself: the provenance of
+    a shard."""
+
+    encoder_fingerprint: str
+    """Hash of the tower's and projector's weights, feature layer, pooling and normalisation."""
+    sampling: str
+    fitting: Fitting
+    decoder: DecoderName
+    frame_size: int
+    """Side of a fitted frame in pixels."""
+    dtype: Dtype
+    tokens_per_frame: int
+    width: int
+    micro_batch: int
+    """Batched products round differently by batch size, so it is part of what makes runs equal bit
+    for bit."""
+    part_frames: int
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def key(self) -> str:
+        """Folder name: readable sampling, then 12 hex digits over every field."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        return f"{Sampling.parse(self.sampling).slug}-{digest}"
+
+    def num_parts(self, num_frames: int) -> int:
+        """Parts that `num_frames` sampled frames fill."""
+        return -(-num_frames // self.part_frames)
+
+    def part_rows(self, part: int, num_frames: int) -> range:
+        """Rows (positions among the sampled frames) that one part holds."""
+        return range(part * self.part_frames, min((part + 1) * self.part_frames, num_frames))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VideoRecord:
+    """Content of `video.json`: what a reader has to know before it opens a part."""
+
+    video_id: str
+    spec: EncodingSpec
+    source: str
+    """Name of the file that was encoded, without its folder."""
+    num_frames: int
+    """Sampled frames, all parts together."""
+    duration_s: float
+    part_bytes: tuple[int, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "VideoRecord":
+        return from_dict(cls, json.loads(text))
+
+
+def hash_video(path: str | Path) -> str:
+    """Video id: 32 hex digits of BLAKE2b over the file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def part_schema(spec: EncodingSpec, **metadata: Any) -> pa.Schema:
+    """Arrow schema of one part; `metadata` is stored beside the spec."""
+    storage = _STORAGE[spec.dtype][2]
+    described = {"spec": dataclasses.asdict(spec), **metadata}
+    return pa.schema(
+        [
+            pa.field("frame_index", pa.int64(), nullable=False),
+            pa.field("timestamp_s", pa.float64(), nullable=False),
+            pa.field(
+                "tokens",
+                pa.fixed_shape_tensor(storage, [spec.tokens_per_frame, spec.width]),
+                nullable=False,
+            ),
+        ],
+        metadata={METADATA_KEY: json.dumps(described, sort_keys=True).encode()},
+    )
+
+
+def tokens_to_array(tokens_FQD: torch.Tensor, spec: EncodingSpec) -> pa.ExtensionArray:
+    """Tokens as the schema's tensor column, without changing a bit."""
+    dtype, stored_as, _ = _STORAGE[spec.dtype]
+    wanted = (tokens_FQD.shape[0], spec.tokens_per_frame, spec.width)
+    if tokens_FQD.dtype != dtype or tuple(tokens_FQD.shape) != wanted:
+        raise ShardError(
+            f"tokens are {tokens_FQD.dtype} {tuple(tokens_FQD.shape)}, but the spec says {dtype} "
+            f"{wanted}"
+        )
+    flat = tokens_FQD.detach().cpu().contiguous().view(stored_as).flatten().numpy()
+    per_frame = spec.tokens_per_frame * spec.width
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(flat), per_frame)
+    return pa.ExtensionArray.from_storage(part_schema(spec).field("tokens").type, storage)
+
+
+def array_to_tokens(column: pa.ExtensionArray, spec: EncodingSpec) -> torch.Tensor:
+    """Tokens FQD of a tensor column as a view on Arrow's memory (nothing is copied; do not write to
+    it)."""
+    dtype = _STORAGE[spec.dtype][0]
+    values = column.storage.flatten().to_numpy(zero_copy_only=True)
+    with warnings.catch_warnings():
+        # Memory-mapped pages are read-only and torch has no read-only tensors; the docstring
+        # carries the rule.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        flat = torch.from_numpy(values)
+    return flat.view(dtype).view(len(column), spec.tokens_per_frame, spec.width)

@@ -1,0 +1,266 @@
+"""The four stages of encoding as plain classes: identify -> decode -> encode -> write. No Ray in
+here.
+
+Each takes and returns batches of one row, a dictionary of columns, as Ray Data's `map_batches`
+hands them out. A row that carries an `error` passes through the later stages untouched, so a bad
+video ends up in the report and stops nobody else. Only a user's mistake (an unreadable video)
+becomes such a row; a bug is raised and stops the run.
+
+Shapes: F frames of one part, Y/X/C pixel axes, Q visual tokens of a frame, D width of the language
+model."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from longva_ray.config import EncodeConfig
+from longva_ray.filesystem import is_uri, local_file
+from longva_ray.shards.schema import EncodingSpec, VideoRecord, hash_video
+from longva_ray.shards.store import ShardStore
+from longva_ray.video.decode import VideoError, VideoInfo, decode_frames, probe_video
+from longva_ray.video.sampling import Sampling
+
+Batch = dict[str, Any]
+"""One row: every value is a sequence of length 1."""
+
+MAX_SEGMENT_PARTS = 8
+"""Parts that one decoding task walks through: long enough to pay for opening the file, short enough
+to balance."""
+
+
+def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
+    """The provenance that tokens of this checkpoint under this config carry. Reads the encoder's
+    weights once."""
+    from longva_ray.lm.checkpoint import load_frame_encoder, load_longva_config
+
+    encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype))
+    return EncodingSpec(
+        encoder_fingerprint=encoder.fingerprint(),
+        sampling=str(Sampling.parse(config.sampling)),
+        fitting=load_longva_config(checkpoint).frame_fitting,
+        decoder=config.decoder,
+        frame_size=encoder.grid_size,
+        dtype=config.dtype,
+        tokens_per_frame=encoder.tokens_per_grid,
+        width=encoder.width,
+        micro_batch=config.micro_batch,
+        part_frames=config.part_frames,
+    )
+
+
+class IdentifyVideo:
+    """path -> one row for each segment of parts that are still missing (one with no parts when all
+    are there)."""
+
+    def __init__(self, store: ShardStore, spec: EncodingSpec, decode_slots: int) -> None:
+        self._store = store
+        self._spec = spec
+        self._decode_slots = decode_slots
+
+    def __call__(self, batch: Batch) -> Batch:
+        path = str(batch["path"][0])
+        try:
+            with local_file(path) as file:
+                info = probe_video(file, decoder=self._spec.decoder)
+                video_id = hash_video(file)
+        except VideoError as error:
+            return _rows([_plan_row(path, error=error.reason)])
+        except OSError as error:
+            return _rows([_plan_row(path, error=f"cannot be fetched: {error}")])
+        num_frames = len(sampled_frames(info, self._spec))
+        missing = self._store.missing_parts(video_id, self._spec, num_frames)
+        per_segment = self._parts_per_segment(path, len(missing))
+        segments = [missing[i : i + per_segment] for i in range(0, len(missing), per_segment)]
+        return _rows(
+            [
+                _plan_row(path, video_id, num_frames, info.duration_s, len(missing), segment)
+                for segment in segments or [[]]
+            ]
+        )
+
+    def _parts_per_segment(self, path: str, missing: int) -> int:
+        if is_uri(path):
+            return max(1, missing)  # every segment would fetch the whole file again
+        # A short list is split among the decoders, so that one video alone still keeps all of them
+        # busy.
+        return max(1, min(MAX_SEGMENT_PARTS, -(-missing // self._decode_slots)))
+
+
+class DecodeSegment:
+    """Segment of parts -> one row for each part, with its frames fitted to the encoder's size."""
+
+    def __init__(self, spec: EncodingSpec) -> None:
+        self._spec = spec
+
+    def __call__(self, batch: Batch) -> Iterator[Batch]:
+        plan = {name: values[0] for name, values in batch.items()}
+        parts = [int(part) for part in plan.pop("parts")]
+        empty = np.zeros((0, self._spec.frame_size, self._spec.frame_size, 3), np.uint8)
+        nothing = _part_row(plan, -1, np.zeros(0, np.int64), np.zeros(0), empty)
+        if plan["error"] or not parts:
+            yield nothing
+            return
+        try:
+            with local_file(plan["path"]) as file:
+                yield from self._decode(file, plan, parts)
+        except VideoError as error:
+            yield nothing | {"error": [error.reason]}
+
+    def _decode(self, file: Path, plan: Batch, parts: list[int]) -> Iterator[Batch]:
+        info = probe_video(file, decoder=self._spec.decoder)
+        frame_index_F = sampled_frames(info, self._spec)
+        for run in _consecutive(parts):
+            first = self._spec.part_rows(run[0], len(frame_index_F)).start
+            last = self._spec.part_rows(run[-1], len(frame_index_F)).stop
+            chunks = decode_frames(
+                info,
+                frame_index_F[first:last],
+                size=self._spec.frame_size,
+                fitting=self._spec.fitting,
+                chunk_frames=self._spec.part_frames,
+            )
+            started = time.perf_counter()
+            for part, chunk in zip(run, chunks, strict=True):
+                row = _part_row(
+                    plan, part, chunk.frame_index_F, chunk.timestamp_s_F, chunk.frames_FYXC
+                )
+                yield row | {"decode_s": [time.perf_counter() - started]}
+                started = time.perf_counter()
+
+
+class EncodeFrames:
+    """Frames of a part -> visual tokens; holds the tower and the projector for the life of the
+    actor."""
+
+    def __init__(self, checkpoint: str, config: EncodeConfig) -> None:
+        from longva_ray.lm.checkpoint import load_frame_encoder
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(
+            device
+        )
+        self._micro_batch = config.micro_batch
+
+    def __call__(self, batch: Batch) -> Batch:
+        frames_FYXC = batch.pop("frames")[0]
+        started = time.perf_counter()
+        tokens_FQD = self._encoder.encode(frames_FYXC, micro_batch=self._micro_batch).cpu()
+        batch["encode_s"] = [time.perf_counter() - started]
+        # NumPy has no bfloat16; the bits travel as bytes and the spec says what they are.
+        batch["tokens"] = tokens_FQD.view(torch.uint8).numpy()[None]
+        return batch
+
+
+class WritePart:
+    """Tokens of a part -> a file in the store and a row that says so."""
+
+    def __init__(self, store: ShardStore, spec: EncodingSpec) -> None:
+        self._store = store
+        self._spec = spec
+
+    def __call__(self, batch: Batch) -> Batch:
+        tokens = torch.from_numpy(np.array(batch.pop("tokens")[0]))
+        frame_index_F, timestamp_s_F = batch.pop("frame_index")[0], batch.pop("timestamp_s")[0]
+        part = int(batch["part"][0])
+        started = time.perf_counter()
+        if part >= 0:
+            tokens_FQD = tokens.view(getattr(torch, self._spec.dtype))
+            self._store.write_part(
+                batch["video_id"][0], self._spec, part, frame_index_F, timestamp_s_F, tokens_FQD
+            )
+        return batch | {
+            "frames_written": [len(frame_index_F)],
+            "write_s": [time.perf_counter() - started],
+        }
+
+
+def encode_one_video(
+    path: str, store: ShardStore, spec: EncodingSpec, encode: EncodeFrames
+) -> VideoRecord:
+    """All four stages for one video in this process, part after part; does nothing for what the
+    store already has.
+
+    Raises VideoError when the video cannot be decoded.
+    """
+    decode, write = DecodeSegment(spec), WritePart(store, spec)
+    rows = _split_rows(IdentifyVideo(store, spec, decode_slots=1)({"path": [path]}))
+    for row in rows:
+        for part in decode(row):
+            if part["error"][0]:
+                raise VideoError(path, part["error"][0])
+            write(encode(part))
+    first = rows[0]
+    video_id = first["video_id"][0]
+    return store.record(video_id, spec) or store.commit(
+        video_id,
+        spec,
+        source=Path(path).name,
+        num_frames=first["num_frames"][0],
+        duration_s=first["duration_s"][0],
+    )
+
+
+def sampled_frames(info: VideoInfo, spec: EncodingSpec) -> np.ndarray:
+    """Positions in the file of the frames that the spec samples."""
+    return Sampling.parse(spec.sampling).indices(info.num_frames, info.average_fps)
+
+
+def _plan_row(
+    path: str,
+    video_id: str = "",
+    num_frames: int = 0,
+    duration_s: float = 0.0,
+    parts_missing: int = 0,
+    parts: Sequence[int] = (),
+    error: str = "",
+) -> Batch:
+    return {
+        "path": path,
+        "video_id": video_id,
+        "num_frames": num_frames,
+        "duration_s": duration_s,
+        "parts_missing": parts_missing,
+        "parts": np.array(parts, np.int64),
+        "error": error,
+    }
+
+
+def _part_row(
+    plan: Batch,
+    part: int,
+    frame_index_F: np.ndarray,
+    timestamp_s_F: np.ndarray,
+    frames_FYXC: np.ndarray,
+) -> Batch:
+    return {name: [value] for name, value in plan.items()} | {
+        "part": [part],
+        "frame_index": frame_index_F[None],
+        "timestamp_s": timestamp_s_F[None],
+        "frames": frames_FYXC[None],
+        "decode_s": [0.0],
+    }
+
+
+def _rows(rows: list[Batch]) -> Batch:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _split_rows(batch: Batch) -> list[Batch]:
+    return [
+        {name: [values[row]] for name, values in batch.items()} for row in range(len(batch["path"]))
+    ]
+
+
+def _consecutive(parts: list[int]) -> list[list[int]]:
+    """Split sorted parts into runs without gaps: a decoder reads each run in one pass."""
+    runs: list[list[int]] = []
+    for part in parts:
+        if runs and part == runs[-1][-1] + 1:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs

@@ -1,0 +1,143 @@
+"""Streaming generation against transformers' own `generate`, and what it does at the edges of an
+answer."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from longva_ray.answer.generate import generate_tokens, stream_answer
+from longva_ray.answer.prefill import prefill
+from longva_ray.config import GenerationSettings
+from longva_ray.lm.byte_tokenizer import byte_tokenizer
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.05, 2.0])
+def test_greedy_tokens_equal_transformers(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor, penalty: float
+) -> None:
+    language_model.generation_config.repetition_penalty = penalty
+    settings = GenerationSettings(max_new_tokens=20)
+    prompt = prefill(language_model, prompt_1TD, chunk=16)
+    ours = list(generate_tokens(language_model, prompt, settings))
+    theirs = language_model.generate(
+        inputs_embeds=prompt_1TD, max_new_tokens=20, do_sample=False, repetition_penalty=penalty
+    )[0].tolist()
+    assert ours == [token for token in theirs if token != 96]
+    assert ours, "the model ended at once, which would compare nothing"
+
+
+def test_generation_can_be_abandoned_and_repeated(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    settings = GenerationSettings(max_new_tokens=12)
+    prompt = prefill(language_model, prompt_1TD, chunk=16)
+    whole = list(generate_tokens(language_model, prompt, settings))
+    tokens = generate_tokens(language_model, prompt, settings)
+    assert list(itertools.islice(tokens, 3)) == whole[:3]
+    tokens.close()
+    assert prompt.cache.get_seq_length() == 37
+    assert list(generate_tokens(language_model, prompt, settings)) == whole
+
+
+def test_a_seed_makes_sampling_repeatable(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    prompt = prefill(language_model, prompt_1TD, chunk=16)
+
+    def sample(seed: int) -> list[int]:
+        settings = GenerationSettings(max_new_tokens=20, temperature=1.0, top_p=0.9, seed=seed)
+        return list(generate_tokens(language_model, prompt, settings))
+
+    assert sample(1) == sample(1)
+    assert len({tuple(sample(seed)) for seed in range(5)}) > 1
+
+
+def test_a_checkpoint_that_can_never_end_is_an_error(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    language_model.generation_config.eos_token_id = None
+    prompt = prefill(language_model, prompt_1TD, chunk=16)
+    with pytest.raises(ValueError, match="eos_token_id"):
+        next(generate_tokens(language_model, prompt, GenerationSettings()))
+
+
+class Scripted(torch.nn.Module):
+    """A language model's head that says given bytes, then the end-of-turn token: text handling
+    needs known text."""
+
+    END = 258
+
+    def __init__(self, language_model: PreTrainedModel, text: bytes) -> None:
+        super().__init__()
+        self.generation_config = language_model.generation_config
+        self.generation_config.eos_token_id = self.END
+        self._says = [*text, self.END]
+        self._step = 1
+
+    def first_logits(self) -> torch.Tensor:
+        return self._logits(self._says[0])
+
+    def forward(self, **_: object) -> object:
+        logits_W = self._logits(self._says[self._step])
+        self._step += 1
+        return type("Output", (), {"logits": logits_W.view(1, 1, -1)})()
+
+    def _logits(self, token: int) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(token), 259).float()
+
+
+def streamed(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor, text: bytes, **settings: object
+) -> tuple[list[str], str, int]:
+    """Pieces, finish reason and number of tokens of a scripted answer."""
+    scripted = Scripted(language_model, text)
+    prompt = prefill(language_model, prompt_1TD, chunk=64)
+    object.__setattr__(prompt, "next_logits_W", scripted.first_logits())
+    pieces = list(
+        stream_answer(scripted, byte_tokenizer(), prompt, GenerationSettings(**settings))  # type: ignore[arg-type]
+    )
+    assert all(piece.finish_reason is None for piece in pieces[:-1])
+    last = pieces[-1]
+    assert last.finish_reason is not None
+    return [piece.text for piece in pieces], last.finish_reason, last.num_tokens
+
+
+def test_characters_are_never_split(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    text = "a\u00e9\u4e16\U0001f600!"
+    pieces, reason, tokens = streamed(language_model, prompt_1TD, text.encode())
+    assert pieces[:-1] == list(text)
+    assert (reason, tokens) == ("stop", len(text.encode()))
+
+
+@pytest.mark.parametrize("stop", [("END",), ("zzz", "END"), ("E", "ND")])
+def test_text_is_cut_before_a_stop_string(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor, stop: tuple[str, ...]
+) -> None:
+    pieces, reason, _ = streamed(language_model, prompt_1TD, b"one two END three", stop=stop)
+    assert "".join(pieces) == "one two "
+    assert reason == "stop"
+
+
+def test_what_only_looked_like_a_stop_string_is_not_lost(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    pieces, reason, _ = streamed(language_model, prompt_1TD, b"an EN at the EN", stop=("END",))
+    assert "".join(pieces) == "an EN at the EN"
+    assert reason == "stop"
+
+
+def test_the_token_limit_is_told_from_an_ending(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    pieces, reason, tokens = streamed(language_model, prompt_1TD, b"abcdef", max_new_tokens=4)
+    assert ("".join(pieces), reason, tokens) == ("abcd", "length", 4)
+
+
+def test_an_empty_answer_still_ends(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    assert streamed(language_model, prompt_1TD, b"") == ([""], "stop", 0)

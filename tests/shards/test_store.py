@@ -1,0 +1,243 @@
+"""Shards on disk: bits survive, nothing is copied, damage and strangers are noticed, writers do not
+collide."""
+
+import dataclasses
+import multiprocessing
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longva_ray.shards.schema import EncodingSpec, ShardError, VideoRecord
+from longva_ray.shards.store import ShardStore, part_name
+
+VIDEO_ID = "0123456789abcdef" * 2
+SPEC = EncodingSpec(
+    encoder_fingerprint="a" * 32,
+    sampling="1fps",
+    fitting="letterbox",
+    decoder="pyav",
+    frame_size=56,
+    dtype="float32",
+    tokens_per_frame=4,
+    width=6,
+    micro_batch=4,
+    part_frames=5,
+)
+
+
+def write_video(store: ShardStore, spec: EncodingSpec = SPEC, num_frames: int = 12) -> torch.Tensor:
+    """Write and commit a video of random tokens; returns the tokens."""
+    shape = (num_frames, spec.tokens_per_frame, spec.width)
+    generator = torch.Generator().manual_seed(num_frames)
+    tokens_FQD = torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype))
+    for part in range(spec.num_parts(num_frames)):
+        rows = spec.part_rows(part, num_frames)
+        index_F = np.arange(rows.start, rows.stop) * 10
+        store.write_part(
+            VIDEO_ID, spec, part, index_F, index_F / 10, tokens_FQD[rows.start : rows.stop]
+        )
+    store.commit(VIDEO_ID, spec, source="a.mp4", num_frames=num_frames, duration_s=12.0)
+    return tokens_FQD
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_every_dtype_survives_bit_for_bit(tmp_path: Path, dtype: str) -> None:
+    spec = dataclasses.replace(SPEC, dtype=dtype)
+    store = ShardStore(tmp_path)
+    written = write_video(store, spec)
+    video = store.open(VIDEO_ID, fingerprint=spec.encoder_fingerprint)
+    assert torch.equal(video.tokens(), written)
+    assert video.frame_index_F.tolist() == [10 * row for row in range(12)]
+    assert video.timestamp_s_F.tolist() == [float(row) for row in range(12)]
+    video.verify()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_ranges_and_selections_equal_slices(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    num_frames = data.draw(st.integers(1, 23))
+    store = ShardStore(tmp_path_factory.mktemp("store"))
+    written = write_video(store, num_frames=num_frames)
+    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    start = data.draw(st.integers(0, num_frames))
+    stop = data.draw(st.integers(start, num_frames))
+    parts = list(video.parts(start, stop))
+    assert torch.equal(torch.cat([written[:0], *parts]), written[start:stop])
+    rows = data.draw(st.lists(st.integers(0, num_frames - 1), max_size=9))
+    assert torch.equal(video.tokens(rows), written[rows])
+
+
+def test_a_part_is_a_view_on_the_mapped_file(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    before = pa.total_allocated_bytes()
+    view = next(video.parts(2, 4))
+    address = view.data_ptr()
+    mapped = [
+        [int(edge, 16) for edge in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(part_name(0))
+    ]
+    assert any(low <= address < high for low, high in mapped)
+    assert pa.total_allocated_bytes() == before
+
+
+def test_rows_outside_the_video_are_an_error(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    with pytest.raises(ValueError, match=r"row 12 .* has 12 frames"):
+        video.tokens([3, 12])
+    with pytest.raises(ValueError, match=r"rows 3\.\.13 .* has 12 frames"):
+        list(video.parts(3, 13))
+
+
+def test_tokens_of_another_encoder_are_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    with pytest.raises(ShardError, match=f"{'a' * 32}.*{'b' * 32}"):
+        store.open(VIDEO_ID, fingerprint="b" * 32)
+
+
+def test_an_unknown_video_is_a_key_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="not in the shard store"):
+        ShardStore(tmp_path).open(VIDEO_ID, fingerprint="a" * 32)
+
+
+def test_two_samplings_need_a_choice(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    write_video(store, dataclasses.replace(SPEC, sampling="uniform:7"), num_frames=7)
+    with pytest.raises(ShardError, match=r"2 encodings.*1fps \(12 frames.*uniform:7 \(7 frames"):
+        store.open(VIDEO_ID, fingerprint="a" * 32)
+    video = store.open(VIDEO_ID, fingerprint="a" * 32, sampling="uniform:7")
+    assert video.num_frames == 7
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -8])
+def test_a_file_that_was_cut_short_is_detected(tmp_path: Path, kept: int) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    part = tmp_path / VIDEO_ID / SPEC.key / part_name(1)
+    part.write_bytes(part.read_bytes()[:kept])
+    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    with pytest.raises(ShardError, match=r"part-00001\.arrow has .* bytes instead of"):
+        video.tokens()
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == [1]
+
+
+def test_changed_bits_are_found_by_verify(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    written = write_video(store)
+    part = tmp_path / VIDEO_ID / SPEC.key / part_name(2)
+    content = part.read_bytes()
+    payload = written[10:12].numpy().tobytes()
+    place = content.index(payload)
+    part.write_bytes(content[: place + 3] + b"\x55" + content[place + 4 :])
+    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    with pytest.raises(ShardError, match=r"part-00002\.arrow .* digest"):
+        video.verify()
+
+
+def test_commit_refuses_gaps(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store, num_frames=5)
+    with pytest.raises(ShardError, match=r"1 of 2 parts are missing.*part-00001\.arrow"):
+        store.commit(VIDEO_ID, SPEC, source="a.mp4", num_frames=6, duration_s=1.0)
+
+
+def test_tokens_of_another_shape_or_dtype_are_refused(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    with pytest.raises(ShardError, match=r"\(1, 4, 5\).*\(1, 4, 6\)"):
+        store.write_part(VIDEO_ID, SPEC, 0, np.zeros(1), np.zeros(1), torch.zeros(1, 4, 5))
+    with pytest.raises(ShardError, match=r"torch\.float16.*torch\.float32"):
+        store.write_part(VIDEO_ID, SPEC, 0, np.zeros(1), np.zeros(1), torch.zeros(1, 4, 6).half())
+
+
+def test_abandoned_files_are_removed_once_old(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    incoming = tmp_path / ".incoming"
+    assert list(incoming.iterdir()) == []
+    (incoming / "left-behind").write_bytes(b"half a part")
+    assert store.remove_abandoned() == 0
+    os.utime(incoming / "left-behind", (0, 0))
+    assert store.remove_abandoned(timedelta(hours=1)) == 1
+    assert list(incoming.iterdir()) == []
+
+
+def test_a_record_of_another_version_is_a_clear_error(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    path = tmp_path / VIDEO_ID / SPEC.key / "video.json"
+    path.write_text(path.read_text().replace('"micro_batch"', '"batch"'))
+    with pytest.raises(ShardError, match=r"unknown option\(s\) \['batch'\]"):
+        store.records()
+
+
+def _write_again_and_again(root: str, times: int) -> None:
+    for _ in range(times):
+        write_video(ShardStore(root))
+
+
+def test_writers_of_one_video_do_not_disturb_each_other_or_a_reader(tmp_path: Path) -> None:
+    written = write_video(ShardStore(tmp_path))
+    spawn = multiprocessing.get_context("spawn")
+    writers = [
+        spawn.Process(target=_write_again_and_again, args=(str(tmp_path), 50)) for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    reads = 0
+    while any(writer.is_alive() for writer in writers) or reads == 0:
+        video = ShardStore(tmp_path).open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+        assert torch.equal(video.tokens(), written)
+        reads += 1
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+
+
+def test_any_fsspec_file_system_works() -> None:
+    store = ShardStore("memory://shards-of-a-test")
+    written = write_video(store)
+    video = ShardStore("memory://shards-of-a-test").open(VIDEO_ID, fingerprint="a" * 32)
+    assert torch.equal(video.tokens(), written)
+    assert [record.video_id for record in store.records()] == [VIDEO_ID]
+
+
+def test_s3_works(s3_bucket: str) -> None:
+    store = ShardStore(s3_bucket)
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0, 1, 2]
+    written = write_video(store)
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == []
+    video = store.open(VIDEO_ID, fingerprint="a" * 32)
+    assert torch.equal(video.tokens(), written)
+
+
+def test_record_survives_json() -> None:
+    record = VideoRecord(
+        video_id=VIDEO_ID,
+        spec=SPEC,
+        source="a.mp4",
+        num_frames=3,
+        duration_s=0.3,
+        part_bytes=(7, 8),
+    )
+    assert VideoRecord.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("field", ["encoder_fingerprint", "fitting", "micro_batch", "width"])
+def test_everything_that_changes_tokens_changes_the_key(field: str) -> None:
+    changed: object = {"micro_batch": 5, "width": 7}.get(field, "squash")
+    assert dataclasses.replace(SPEC, **{field: changed}).key != SPEC.key
