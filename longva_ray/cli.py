@@ -1,0 +1,142 @@
+"""`longva`: the commands for a person at one machine. Clusters are used through `jobs/`."""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
+from longva_ray.options import absolute, parse, run_job
+from longva_ray.recipes import get_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The main job end to end: a video is encoded into shards, then asked about over HTTP."""
+
+    video: Annotated[str | None, tyro.conf.Positional] = None
+    """A video of yours; without one, an H.264 file of numbered scenes is made."""
+    recipe: str = "tiny"
+    """Named set-up: tiny or longva_7b."""
+    folder: str = "outputs/demo"
+    """Where everything that the demo makes is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Encode a video unless it already is, and answer a question about it."""
+
+    video: Annotated[str, tyro.conf.Positional]
+    question: Annotated[str, tyro.conf.Positional]
+    recipe: str = "tiny"
+    """Named set-up: tiny or longva_7b."""
+    model: str | None = None
+    """Checkpoint instead of the recipe's: a folder or a Hugging Face id."""
+    store: str = "outputs/shards"
+    """Folder or URI of the shards."""
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    encode: EncodeConfig
+    serve: ServeConfig
+
+
+def demo(arguments: list[str]) -> int:
+    from longva_ray.demo import run_demo
+
+    options = parse(Demo, arguments)
+    _start_ray()
+    video = Path(options.video).expanduser() if options.video else None
+    run_demo(video, get_recipe(options.recipe), Path(options.folder), Console())
+    return 0
+
+
+def ask(arguments: list[str]) -> int:
+    import ray
+
+    from longva_ray.answer.engine import AnswerEngine, Question
+    from longva_ray.recipes import materialise
+    from longva_ray.shards.pipeline import encode_videos
+    from longva_ray.shards.store import ShardStore
+
+    options = parse(Ask, arguments)
+    settings = GenerationSettings(
+        max_new_tokens=options.max_new_tokens, temperature=options.temperature
+    )
+    recipe = get_recipe(options.recipe)
+    checkpoint = options.model or materialise(recipe)
+    store = ShardStore(absolute(options.store))
+    _start_ray()
+    report = encode_videos(
+        [absolute(options.video)], store=store, checkpoint=checkpoint, config=options.encode
+    )
+    ray.shutdown()
+    if report.failed:
+        raise ValueError(f"cannot encode {options.video}: {report.failed[0].error}")
+    video = store.open(
+        report.videos[0].video_id,
+        fingerprint=report.spec.encoder_fingerprint,
+        sampling=report.spec.sampling,
+    )
+    engine = AnswerEngine(
+        checkpoint,
+        dtype=options.serve.dtype,
+        prefill_chunk=options.serve.prefill_chunk,
+        max_prompt_tokens=options.serve.max_prompt_tokens,
+    )
+    content = [{"type": "video"}, {"type": "text", "text": options.question}]
+    question = Question(messages=[{"role": "user", "content": content}], videos=[video.tokens()])
+    for piece in engine.stream(engine.read(question), settings):
+        print(piece.text, end="", flush=True)
+    print()
+    if options.model is None and recipe.checkpoint is None:
+        print("(these weights are random: the answer means nothing)", file=sys.stderr)
+    return 0
+
+
+def serve(arguments: list[str]) -> int:
+    from longva_ray.serving.run import ServeOptions, serve_forever
+
+    options = parse(ServeOptions, arguments)
+    _start_ray()
+    serve_forever(options.app_args())
+    return 0
+
+
+def _start_ray() -> None:
+    """Connect to the cluster of this machine or start one, without its own chatter."""
+    import ray
+
+    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    for chatty in ("ray.data", "ray.serve", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"demo": demo, "ask": ask, "serve": serve}
+
+USAGE = """usage: longva COMMAND [OPTIONS]
+
+  demo [VIDEO]           encode a video into shards and ask about it over HTTP
+  ask VIDEO "QUESTION"   answer a question about a video
+  serve                  serve chat and scoring by HTTP
+
+longva COMMAND --help lists the options of a command. Clusters: see jobs/ and docs/cluster.md.
+"""
+
+
+def main() -> None:
+    """Entry point of the `longva` command."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0] not in COMMANDS:
+        raise SystemExit(f"error: no command {arguments[0]!r}\n\n{USAGE}")
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    run_job(lambda: COMMANDS[arguments[0]](arguments[1:]))

@@ -1,0 +1,140 @@
+"""The HTTP messages: OpenAI's chat completions with `video_url` parts, plus scoring and the list of
+encoded videos.
+
+Unknown fields are refused with their names instead of being ignored, except those that OpenAI
+clients send with a neutral value. The field names follow
+https://platform.openai.com/docs/api-reference/chat; `media_io_kwargs` is vLLM's and lmms-eval's way
+to ask for a number of frames."""
+
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from longva_ray.answer.generate import FinishReason
+from longva_ray.config import GenerationSettings
+
+
+class ApiError(Exception):
+    """An answer other than 200, in OpenAI's error shape."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": "invalid_request_error", "code": code}}
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(_Request):
+    type: Literal["text"]
+    text: str
+
+
+class VideoUrl(_Request):
+    url: str
+    """`file:///absolute/path.mp4` below an allowed root, or the id of an encoded video."""
+
+
+class VideoPart(_Request):
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
+class ChatMessage(_Request):
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Annotated[TextPart | VideoPart, Field(discriminator="type")]]
+
+
+class VideoIo(_Request):
+    num_frames: int = Field(ge=1)
+
+
+class MediaIo(_Request):
+    video: VideoIo
+
+
+class StreamOptions(_Request):
+    include_usage: bool = False
+
+
+class Conversation(_Request):
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    media_io_kwargs: MediaIo | None = None
+    """At most this many frames of each video, spread evenly over those that are encoded."""
+
+    @property
+    def num_frames(self) -> int | None:
+        return self.media_io_kwargs.video.num_frames if self.media_io_kwargs else None
+
+
+class ChatRequest(Conversation):
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    n: Literal[1] = 1
+    frequency_penalty: Literal[0] = 0
+    presence_penalty: Literal[0] = 0
+
+    def settings(self) -> GenerationSettings:
+        """Sampling settings of this request; the newer name of the token limit wins over the older
+        one."""
+        limit = self.max_completion_tokens or self.max_tokens
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return GenerationSettings(
+            max_new_tokens=limit or GenerationSettings().max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=tuple(text for text in stop if text),
+            seed=self.seed,
+        )
+
+
+class ScoreRequest(Conversation):
+    answers: list[str] = Field(min_length=1)
+    """The answer to judge, or the options of a multiple choice."""
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """OpenAI's token counts."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+class CompletionBody:
+    """Builds the bodies of one chat completion, whole or in chunks, under one id."""
+
+    def __init__(self, model: str) -> None:
+        self._common = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, text: str, reason: FinishReason | None, used: dict[str, int]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        return self._common | {"object": "chat.completion", "choices": [choice], "usage": used}
+
+    def chunk(self, delta: dict[str, str], reason: FinishReason | None = None) -> dict[str, Any]:
+        """One event of a streamed answer."""
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return self._common | {"object": "chat.completion.chunk", "choices": [choice]}
+
+    def final_usage(self, used: dict[str, int]) -> dict[str, Any]:
+        """The event after the last piece, when the client asked for the token counts."""
+        return self._common | {"object": "chat.completion.chunk", "choices": [], "usage": used}

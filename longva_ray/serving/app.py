@@ -1,0 +1,280 @@
+"""The Ray Serve application: HTTP in front, the language model and an on-demand video encoder
+behind.
+
+    POST /v1/chat/completions   an answer about videos, whole or streamed by server-sent events
+    POST /v1/score              teacher-forced scores of given answers
+    GET  /v1/models, /v1/videos what can be asked, and about what
+    GET  /health
+
+`build_app` is a Serve application builder: pass it to `serve.run`, or name it in a Serve config
+file as `import_path: longva_ray.serving.app:build_app` with the fields of `AppArgs` under `args`.
+"""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from longva_ray.answer.generate import AnswerPiece
+from longva_ray.config import EncodeConfig, ServeConfig
+from longva_ray.lm.prompt import Message
+from longva_ray.serving.api import (
+    ApiError,
+    ChatRequest,
+    CompletionBody,
+    Conversation,
+    ScoreRequest,
+    StreamOptions,
+    TextPart,
+    usage,
+)
+from longva_ray.serving.media import MediaLibrary
+from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
+from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.store import ShardStore
+from longva_ray.shards.workers import describe_encoder
+
+routes = FastAPI(title="longva_ray", description="Questions about very long videos.")
+BearerToken = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+
+
+class AppArgs(BaseModel):
+    """What a deployment has to be told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_name: str
+    checkpoint: str
+    store: str
+    allowed_roots: tuple[str, ...] = ()
+    """Folders whose videos may be named by file:// URLs; none by default."""
+    api_key: str | None = None
+    """If set, requests must carry it as a bearer token."""
+    encode: EncodeConfig = EncodeConfig()
+    serve: ServeConfig = ServeConfig()
+
+
+@routes.exception_handler(ApiError)
+async def _api_error(_: Request, error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status)
+
+
+@routes.exception_handler(RequestValidationError)
+async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+    problems = "; ".join(
+        f"{'.'.join(str(step) for step in problem['loc'][1:])}: {problem['msg']}"
+        for problem in error.errors()
+    )
+    return JSONResponse(ApiError(400, "malformed_request", problems).body, 400)
+
+
+@routes.exception_handler(ValueError)
+async def _mistake(_: Request, error: ValueError) -> JSONResponse:
+    """A user's mistake that only the model or the decoder could notice; its text says what and how
+    to mend it."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return JSONResponse(ApiError(400, "invalid_request", str(cause)).body, 400)
+
+
+@routes.exception_handler(BackPressureError)
+async def _overloaded(_: Request, error: BackPressureError) -> JSONResponse:
+    body = ApiError(503, "overloaded", "too many requests are waiting; try again soon").body
+    return JSONResponse(body, 503, headers={"Retry-After": "5"})
+
+
+def build_app(args: AppArgs) -> serve.Application:
+    """Wire the deployments.
+
+    Reads the encoder's weights once, to know which shards belong to this model.
+    """
+    spec = describe_encoder(args.checkpoint, args.encode)
+    config = args.serve
+    language_model = (
+        _deployment(LanguageModel)
+        .options(
+            num_replicas=config.lm_replicas,
+            max_ongoing_requests=config.max_ongoing_requests,
+            max_queued_requests=config.max_queued_requests,
+            ray_actor_options={"num_cpus": config.lm_cpus, "num_gpus": config.lm_gpus},
+            # An answer in progress may finish when the application is replaced.
+            graceful_shutdown_timeout_s=120,
+        )
+        .bind(args.checkpoint, args.store, spec, config)
+    )
+    encoder = (
+        _deployment(VideoEncoder)
+        .options(
+            max_ongoing_requests=1,
+            max_queued_requests=config.max_queued_requests,
+            ray_actor_options={
+                "num_cpus": args.encode.encoder_cpus,
+                "num_gpus": config.encoder_gpus,
+            },
+        )
+        .bind(args.checkpoint, args.store, spec, args.encode)
+    )
+    api = _deployment(Api).options(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
+    return api.bind(args, spec, language_model, encoder)
+
+
+def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
+    """`serve.deployment` without its decorator form, which hides the result's type."""
+    return cast(serve.Deployment, serve.deployment(replica))
+
+
+# `serve.ingress` takes a copy of the routes where it stands: what they use has to be defined above.
+
+
+async def _events(
+    first: tuple[int, AnswerPiece],
+    pieces: DeploymentResponseGenerator[tuple[int, AnswerPiece]],
+    body: CompletionBody,
+    options: StreamOptions | None,
+) -> AsyncIterator[str]:
+    """Server-sent events of one answer. Cancels the model when the client goes away."""
+    try:
+        prompt_tokens, piece = first
+        yield _event(body.chunk({"role": "assistant", "content": piece.text}, piece.finish_reason))
+        async for _, piece in pieces:
+            yield _event(body.chunk({"content": piece.text}, piece.finish_reason))
+        if options is not None and options.include_usage:
+            yield _event(body.final_usage(usage(prompt_tokens, piece.num_tokens)))
+        yield "data: [DONE]\n\n"
+    finally:
+        pieces.cancel()
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+@serve.ingress(routes)
+class Api:
+    """Checks requests, finds or encodes their videos, and hands questions to the language model."""
+
+    def __init__(
+        self,
+        args: AppArgs,
+        spec: EncodingSpec,
+        language_model: DeploymentHandle[Any],
+        encoder: DeploymentHandle[Any],
+    ) -> None:
+        self._model_name = args.model_name
+        self._library = MediaLibrary(ShardStore(args.store), spec, args.allowed_roots)
+        self._language_model = language_model
+        self._encoder = encoder
+        self._api_key = args.api_key
+        self._started = int(time.time())
+
+    @routes.get("/health")
+    async def health(self) -> dict[str, str]:
+        """200 as long as this process answers; Serve itself watches and replaces the replicas
+        behind it."""
+        return {"status": "ok"}
+
+    @routes.get("/v1/models")
+    async def models(self, token: BearerToken) -> dict[str, Any]:
+        """The one model behind this server."""
+        self._authorise(token)
+        model = {
+            "id": self._model_name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "longva_ray",
+        }
+        return {"object": "list", "data": [model]}
+
+    @routes.get("/v1/videos")
+    async def videos(self, token: BearerToken) -> dict[str, Any]:
+        """Every encoded video that this model can be asked about."""
+        self._authorise(token)
+        return {"object": "list", "data": await asyncio.to_thread(self._library.listing)}
+
+    @routes.post("/v1/chat/completions", response_model=None)
+    async def chat(
+        self, request: ChatRequest, token: BearerToken
+    ) -> dict[str, Any] | StreamingResponse:
+        """An answer in OpenAI's shape; server-sent events if `stream` is set."""
+        self._authorise(token)
+        messages, videos = await self._understand(request)
+        pieces = cast(
+            "DeploymentResponseGenerator[tuple[int, AnswerPiece]]",
+            self._language_model.options(stream=True).chat.remote(
+                messages, videos, request.settings()
+            ),
+        )
+        body = CompletionBody(self._model_name)
+        # The first piece is awaited here, so that a bad prompt is still a plain 400 and not a
+        # broken stream.
+        first = await anext(pieces)
+        if request.stream:
+            events = _events(first, pieces, body, request.stream_options)
+            return StreamingResponse(events, media_type="text/event-stream")
+        prompt_tokens, piece = first
+        text = piece.text
+        async for _, piece in pieces:
+            text += piece.text
+        return body.whole(text, piece.finish_reason, usage(prompt_tokens, piece.num_tokens))
+
+    @routes.post("/v1/score")
+    async def score(self, request: ScoreRequest, token: BearerToken) -> dict[str, Any]:
+        """Scores of every answer, and the index of the likeliest by mean log-probability."""
+        self._authorise(token)
+        messages, videos = await self._understand(request)
+        scores = await self._language_model.score.remote(messages, videos, request.answers)
+        best = max(range(len(scores)), key=lambda index: scores[index]["mean_logprob"])
+        return {"object": "score", "model": self._model_name, "scores": scores, "best": best}
+
+    def _authorise(self, token: HTTPAuthorizationCredentials | None) -> None:
+        given = token.credentials if token else ""
+        if self._api_key is not None and not hmac.compare_digest(given, self._api_key):
+            raise ApiError(
+                401, "invalid_api_key", "send this server's API key as `Authorization: Bearer KEY`"
+            )
+
+    async def _understand(self, request: Conversation) -> tuple[list[Message], list[VideoRef]]:
+        """Split a request into the language model's messages and the videos they mention, encoding
+        new files."""
+        if request.model != self._model_name:
+            raise ApiError(
+                404,
+                "model_not_found",
+                f"this server has model {self._model_name!r}, not {request.model!r}",
+            )
+        messages: list[Message] = []
+        videos: list[VideoRef] = []
+        for message in request.messages:
+            if isinstance(message.content, str):
+                messages.append({"role": message.role, "content": message.content})
+                continue
+            parts: list[dict[str, str]] = []
+            for part in message.content:
+                if isinstance(part, TextPart):
+                    parts.append({"type": "text", "text": part.text})
+                else:
+                    video_id = await self._video_id(part.video_url.url)
+                    videos.append(VideoRef(video_id=video_id, num_frames=request.num_frames))
+                    parts.append({"type": "video"})
+            messages.append({"role": message.role, "content": parts})
+        return messages, videos
+
+    async def _video_id(self, url: str) -> str:
+        path = self._library.local_path(url)
+        if path is None:
+            return await asyncio.to_thread(self._library.encoded_id, url)
+        video_id = await asyncio.to_thread(self._library.hash, path)
+        if not await asyncio.to_thread(self._library.is_encoded, video_id):
+            await self._encoder.encode.remote(str(path))
+        return video_id

@@ -1,0 +1,100 @@
+"""`video_url` -> video id: which URLs a server accepts, and what it says about those it does not.
+
+Two kinds: the id of an encoded video, and `file://` paths below a folder that the operator allowed.
+Paths are resolved first, so neither `..` nor a symbolic link leads out of the allowed folders.
+Nothing is ever fetched from the network."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from longva_ray.serving.api import ApiError
+from longva_ray.shards.schema import EncodingSpec, hash_video
+from longva_ray.shards.store import ShardStore
+
+_VIDEO_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class MediaLibrary:
+    """The videos a server can talk about: those in the store, and files below the allowed roots."""
+
+    def __init__(
+        self, store: ShardStore, spec: EncodingSpec, allowed_roots: Sequence[str | Path]
+    ) -> None:
+        self._store = store
+        self._spec = spec
+        self._allowed_roots = [Path(root).resolve() for root in allowed_roots]
+        self._hashes: dict[tuple[str, int, int], str] = {}
+
+    def encoded_id(self, url: str) -> str:
+        """The id in a URL that names an encoded video.
+
+        Raises ApiError: 404 if this model's encoder never saw that video.
+        """
+        if self._store.record(url, self._spec) is None:
+            raise ApiError(
+                404,
+                "video_not_encoded",
+                f"video {url} is not encoded with {self._spec.sampling} sampling for this model; "
+                "encode it with "
+                f"`python jobs/encode_videos.py --videos FILE --store {self._store.root} "
+                f"--encode.sampling {self._spec.sampling}`; GET /v1/videos lists what there is",
+            )
+        return url
+
+    def local_path(self, url: str) -> Path | None:
+        """The file that a URL names, or None when the URL is a video id.
+
+        Raises ApiError: 400 for another kind of URL, 403 for a path outside the allowed roots, 404
+        if nothing is there."""
+        if _VIDEO_ID.fullmatch(url):
+            return None
+        parsed = urlparse(url)
+        if parsed.scheme != "file" or parsed.netloc not in ("", "localhost"):
+            raise ApiError(
+                400,
+                "unsupported_url",
+                f"video_url {url[:200]!r} is neither a video id (32 hex digits) nor file:///path; "
+                "this server fetches nothing from the network",
+            )
+        path = Path(unquote(parsed.path)).resolve()
+        if not any(path.is_relative_to(root) for root in self._allowed_roots):
+            raise ApiError(
+                403,
+                "path_not_allowed",
+                f"{path} lies outside the folders this server may read; start it with "
+                "--allowed-roots to add one",
+            )
+        if not path.is_file():
+            raise ApiError(404, "file_not_found", f"there is no file {path}")
+        return path
+
+    def hash(self, path: Path) -> str:
+        """Video id of a file; remembered until the file's size or time changes."""
+        status = path.stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in self._hashes:
+            self._hashes[key] = hash_video(path)
+        return self._hashes[key]
+
+    def is_encoded(self, video_id: str) -> bool:
+        """Whether the store has that video, encoded as this server reads it."""
+        return self._store.record(video_id, self._spec) is not None
+
+    def listing(self) -> list[dict[str, object]]:
+        """Every video that this server can be asked about, ready for JSON."""
+        return [
+            {
+                "id": record.video_id,
+                "object": "video",
+                "source": record.source,
+                "num_frames": record.num_frames,
+                "duration_s": record.duration_s,
+                "visual_tokens": record.num_frames * record.spec.tokens_per_frame,
+                "sampling": record.spec.sampling,
+                "frame_fitting": record.spec.fitting,
+            }
+            for record in self._store.records()
+            if record.spec == self._spec
+        ]

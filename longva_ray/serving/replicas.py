@@ -1,0 +1,109 @@
+"""The workers behind the HTTP application: one encodes videos on demand, one reads cached tokens
+and answers.
+
+Both are plain classes that `app.build_app` deploys. Model code is blocking, so it runs in threads
+and the replica's event loop stays free for health checks and cancellation."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from longva_ray.answer.engine import AnswerEngine, Question
+from longva_ray.answer.generate import AnswerPiece
+from longva_ray.answer.prefill import Prefill
+from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
+from longva_ray.lm.prompt import Message
+from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.store import ShardStore
+from longva_ray.shards.workers import EncodeFrames, encode_one_video
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VideoRef:
+    """A video of the store and how many of its frames a question wants (None: all)."""
+
+    video_id: str
+    num_frames: int | None
+
+
+class LanguageModel:
+    """Reads visual tokens from the store and answers with the language model."""
+
+    def __init__(
+        self, checkpoint: str, store_root: str, spec: EncodingSpec, config: ServeConfig
+    ) -> None:
+        self._store = ShardStore(store_root)
+        self._spec = spec
+        self._engine = AnswerEngine(
+            checkpoint,
+            dtype=config.dtype,
+            prefill_chunk=config.prefill_chunk,
+            max_prompt_tokens=config.max_prompt_tokens,
+        )
+
+    async def chat(
+        self, messages: Sequence[Message], videos: Sequence[VideoRef], settings: GenerationSettings
+    ) -> AsyncIterator[tuple[int, AnswerPiece]]:
+        """Stream (prompt length in tokens, next piece of the answer)."""
+        prompt = await asyncio.to_thread(self._read, messages, videos)
+        pieces = self._engine.stream(prompt, settings)
+        try:
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield prompt.length, piece
+        finally:
+            pieces.close()
+
+    async def score(
+        self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Teacher-forced scores of the answers, as JSON-ready dictionaries."""
+        prompt = await asyncio.to_thread(self._read, messages, videos)
+        scores = await asyncio.to_thread(self._engine.score, prompt, answers)
+        return [
+            {
+                "answer": answer,
+                "exact_match": score.exact_match,
+                "logprob": score.logprob,
+                "mean_logprob": score.mean_logprob,
+                "token_logprobs": score.token_logprobs,
+                "predicted": self._engine.text(score.predicted_ids),
+            }
+            for answer, score in zip(answers, scores, strict=True)
+        ]
+
+    def _read(self, messages: Sequence[Message], videos: Sequence[VideoRef]) -> Prefill:
+        tokens = [self._tokens(video) for video in videos]
+        return self._engine.read(Question(messages=messages, videos=tokens))
+
+    def _tokens(self, ref: VideoRef) -> torch.Tensor:
+        video = self._store.open(
+            ref.video_id,
+            fingerprint=self._spec.encoder_fingerprint,
+            sampling=self._spec.sampling,
+        )
+        if ref.num_frames is None or ref.num_frames >= video.num_frames:
+            return video.tokens()
+        return video.tokens(np.linspace(0, video.num_frames - 1, ref.num_frames, dtype=int))
+
+
+class VideoEncoder:
+    """Encodes a video that nobody encoded yet, into the same store and with the same workers as the
+    batch job."""
+
+    def __init__(
+        self, checkpoint: str, store_root: str, spec: EncodingSpec, config: EncodeConfig
+    ) -> None:
+        self._store = ShardStore(store_root)
+        self._spec = spec
+        self._encode_frames = EncodeFrames(checkpoint, config)
+
+    async def encode(self, path: str) -> str:
+        """Encode one file and return its video id. Raises VideoError when it cannot be decoded."""
+        record = await asyncio.to_thread(
+            encode_one_video, path, self._store, self._spec, self._encode_frames
+        )
+        return record.video_id

@@ -1,0 +1,68 @@
+"""Start the application on the connected Ray cluster and keep it up: what `longva serve` and
+`jobs/serve.py` share."""
+
+import dataclasses
+import logging
+import os
+import time
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from longva_ray.config import EncodeConfig, ServeConfig
+from longva_ray.options import absolute
+from longva_ray.recipes import get_recipe, materialise
+from longva_ray.serving.app import AppArgs, build_app
+
+logger = logging.getLogger(__name__)
+
+APPLICATION = "longva"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Serve chat and scoring over encoded videos by HTTP; an API key comes from $LONGVA_API_KEY."""
+
+    store: str = "outputs/shards"
+    """Folder or URI of the shards."""
+    allowed_roots: tuple[str, ...] = ()
+    """Folders whose videos clients may name by file:// URLs."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from: tiny or longva_7b."""
+    model: str | None = None
+    """Checkpoint instead of the recipe's: a folder or a Hugging Face id."""
+    encode: EncodeConfig
+    serve: ServeConfig
+
+    def app_args(self) -> AppArgs:
+        """What the application has to be told, with every path resolved."""
+        return AppArgs(
+            model_name=self.recipe,
+            checkpoint=self.model or materialise(get_recipe(self.recipe)),
+            store=absolute(self.store),
+            allowed_roots=tuple(absolute(root) for root in self.allowed_roots),
+            api_key=os.environ.get("LONGVA_API_KEY"),
+            encode=self.encode,
+            serve=self.serve,
+        )
+
+
+def deploy(args: AppArgs) -> str:
+    """Deploy, wait until every replica is ready, and return the base URL."""
+    http = HTTPOptions(host=args.serve.host, port=args.serve.port)
+    serve.start(http_options=http, logging_config={"log_level": args.serve.log_level})
+    serve.run(build_app(args), name=APPLICATION, route_prefix="/")
+    return f"http://{args.serve.host}:{args.serve.port}"
+
+
+def serve_forever(args: AppArgs) -> None:
+    """Deploy and stay until interrupted, then take the application down."""
+    url = deploy(args)
+    logger.info("serving %s at %s (API description: %s/docs)", args.model_name, url, url)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        logger.info("interrupted: taking the application down")
+    finally:
+        serve.delete(APPLICATION)

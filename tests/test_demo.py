@@ -1,0 +1,51 @@
+"""What a newcomer types, in processes and clusters of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+LONGVA = str(Path(sys.executable).parent / "longva")
+
+
+def longva(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LONGVA, *arguments], capture_output=True, text=True, timeout=300, check=False, cwd=folder
+    )
+
+
+def test_demo(tmp_path: Path) -> None:
+    done = longva("demo", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "answers mean nothing yet" in done.stdout
+    folder = tmp_path / "outputs" / "demo"
+    answers = json.loads((folder / "answers.json").read_text())
+    assert answers[0]["question"] == "What happens in this video?"
+    assert {score["answer"] for score in answers[1]["scores"]} >= {answers[1]["true"]}
+    assert list((folder / "shards").rglob("video.json"))
+    with Image.open(folder / "frames.png") as sheet:
+        assert len(set(sheet.convert("RGB").getdata())) > 100
+
+
+def test_ask_about_a_real_clip(tmp_path: Path, real_clip: Path) -> None:
+    question = ["What do you see?", "--max-new-tokens", "5"]
+    done = longva("ask", str(real_clip), *question, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "answer means nothing" in done.stderr
+    assert list((tmp_path / "outputs" / "shards").rglob("video.json"))
+
+
+def test_ask_about_no_video(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("these are notes")
+    done = longva("ask", "notes.mp4", "What do you see?", folder=tmp_path)
+    assert done.returncode == 1
+    assert "notes.mp4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_command_shows_the_known_ones(tmp_path: Path) -> None:
+    done = longva("dance", folder=tmp_path)
+    assert done.returncode == 1
+    assert "ask VIDEO" in done.stderr
