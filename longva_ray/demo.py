@@ -75,11 +75,9 @@ def run_demo(video: Path | None, recipe: Recipe, folder: Path, console: Console)
         ray.shutdown()
     (folder / "answers.json").write_text(json.dumps(answers, indent=2) + "\n")
     if recipe.checkpoint is None:
-        console.print(
-            "\n[yellow]These weights are random: every step above is real, but the answers mean "
-            "nothing yet."
-        )
-    console.print(f"\nEverything lies in [bold]{folder.absolute()}[/]:")
+        console.print("\n[yellow]These weights are random: every step above is real,")
+        console.print("[yellow]but the answers mean nothing yet.")
+    console.print(f"\nEverything lies in {folder.absolute()}:", soft_wrap=True)
     for item in sorted(folder.iterdir()):
         console.print(f"  {item.name}")
 

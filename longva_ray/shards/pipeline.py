@@ -128,7 +128,8 @@ def encode_videos(
     Args:
         paths: video files that every node can open; the same file may stand there twice.
         store: where the shards go.
-        checkpoint: weights of the vision tower and the projector; every node must be able to load them.
+        checkpoint: weights of the vision tower and the projector; every node must be able to load
+            them.
 
     Raises ValueError when there is nothing to encode or the cluster is too small.
     """

@@ -3,8 +3,8 @@ tokens (many times).
 
 One encoded video is a folder `<root>/<video_id>/<spec key>/` with
 
-    part-00000.arrow ...   Arrow IPC files of `part_frames` frames each: frame_index, timestamp_s, tokens
-    video.json             written last; its presence says that every part is there, and lists their sizes
+    part-00000.arrow ...   Arrow IPC, `part_frames` frames each: frame_index, timestamp_s, tokens
+    video.json             written last: says that every part is there, and lists their sizes
 
 `video_id` is a hash of the file's content, and the spec key a hash of everything that decides the
 tokens' bytes, so the same video encoded twice the same way lands in the same place, and differently

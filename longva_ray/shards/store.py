@@ -53,8 +53,7 @@ class ShardStore:
     def __init__(self, root: str | Path) -> None:
         self.filesystem, self.root = resolve(str(root))
 
-    # Writing
-    # ------------------------------------------------------------------------------------------------------
+    # Writing --------------------------------------------------------------------------------------
 
     def missing_parts(self, video_id: str, spec: EncodingSpec, num_frames: int) -> list[int]:
         """Parts that are absent or unreadable: what a new or resumed run still has to encode."""
@@ -135,8 +134,7 @@ class ShardStore:
             self.filesystem.delete_file(info.path)
         return len(stale)
 
-    # Reading
-    # ------------------------------------------------------------------------------------------------------
+    # Reading --------------------------------------------------------------------------------------
 
     def record(self, video_id: str, spec: EncodingSpec) -> VideoRecord | None:
         """The record of a video encoded with exactly this spec, or None."""
@@ -200,8 +198,7 @@ class ShardStore:
             )
         return self._read_batch(path)
 
-    # File system
-    # --------------------------------------------------------------------------------------------------
+    # File system ----------------------------------------------------------------------------------
 
     def _folder(self, video_id: str, key: str) -> str:
         return f"{self.root}/{video_id}/{key}"
