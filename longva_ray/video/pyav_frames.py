@@ -1,0 +1,232 @@
+"""Chosen frames of a video through PyAV: exact, and decoding no more than they depend on.
+
+(Canvas, frame indices) -> the fitted frames, uint8 Y X C, one after the other.
+
+A frame depends on the packets from the key frame before it up to its own, in decoding order. The
+packet table says which those are for all chosen frames; every other packet is read and dropped, so
+after one seek to the beginning the file is read forward once. Frames are recognised by their
+timestamp, never by counting. H.264 pictures that no other refers to are skipped by the decoder
+unless they are chosen: about half of a usual file.
+
+A packet that fails to decode, a picture the decoder marks as damaged, or one that never comes is an
+error, since every later picture up to the next key frame is built upon it. Wrong pixels that decode
+without complaint cannot be told from right ones.
+
+Shapes: F frames, K packets in decoding order, Y rows, X columns, C colour channels.
+"""
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from longva_ray.video.canvas import Canvas
+from longva_ray.video.probe import PacketTable, VideoError, open_container, video_stream
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+EXTRA_GROUPS = 8
+"""Key frames further back from which a frame that came out broken is decoded once more."""
+
+
+def pyav_frames(
+    canvas: Canvas, frame_index_F: npt.NDArray[np.int64], *, num_threads: int
+) -> Generator[npt.NDArray[np.uint8], None, None]:
+    """Decode and fit the chosen frames (strictly increasing).
+
+    Raises VideoError that names the frame at which the file breaks.
+    """
+    done = 0
+    # A file coded with intra refresh calls a picture a key frame from which the following ones only
+    # become whole within a group. Then a group more is decoded; where that does not help it is
+    # damage.
+    for extra_groups in (0, EXTRA_GROUPS):
+        try:
+            for frame_YXC in _decode(canvas, frame_index_F[done:], extra_groups, num_threads):
+                yield frame_YXC
+                done += 1
+            return
+        except VideoError:
+            if extra_groups:
+                raise
+
+
+def key_positions(
+    packets: PacketTable, frame_index_F: npt.NDArray[np.int64], extra_groups: int = 0
+) -> npt.NDArray[np.int64]:
+    """Where decoding has to begin for each chosen frame: the position of its key frame, shape F.
+
+    `extra_groups`: begin that many key frames earlier.
+    """
+    keys = np.flatnonzero(packets.is_key_K)
+    start_F = np.zeros(len(frame_index_F), dtype=np.int64)
+    for f, position in enumerate(packets.frame_position_F[frame_index_F]):
+        key = int(np.searchsorted(keys, position, side="right")) - 1
+        # A picture shown before the key frame that it follows in the file leans on the group
+        # before.
+        while key > 0 and packets.pts_K[keys[key]] > packets.pts_K[position]:
+            key -= 1
+        start_F[f] = keys[max(0, key - extra_groups)]
+    return start_F
+
+
+def _decode(
+    canvas: Canvas, frame_index_F: npt.NDArray[np.int64], extra_groups: int, num_threads: int
+) -> Iterator[npt.NDArray[np.uint8]]:
+    path, packets = canvas.info.path, canvas.info.packets
+    is_needed_K = np.zeros(len(packets.pts_K), dtype=bool)
+    start_F = key_positions(packets, frame_index_F, extra_groups)
+    for start, end in zip(start_F, packets.frame_position_F[frame_index_F], strict=True):
+        is_needed_K[start : end + 1] = True
+    # Some containers' seeks land too late; then the file is read from its beginning.
+    for start in (int(is_needed_K.argmax()), 0):
+        with open_container(path) as container:
+            stream = video_stream(path, container)
+            position = _seek(container, stream, packets, start)
+            if position is None:
+                continue
+            decoding = _Decoding(canvas, stream, frame_index_F, num_threads)
+            for k, packet in _read(canvas, container, stream, position):
+                if is_needed_K[k]:
+                    yield from decoding.decode(packet)
+                else:
+                    yield from decoding.finish_run()
+                if decoding.is_done:
+                    return
+            yield from decoding.finish_run()
+            decoding.check_done()
+            return
+
+
+def _seek(
+    container: "InputContainer", stream: "VideoStream", packets: PacketTable, start: int
+) -> int | None:
+    """Go to packet `start` or one before it; returns which one, None when that cannot be told."""
+    import av
+
+    if start == 0:
+        return 0
+    offset = int(packets.pts_K[start])
+    try:
+        container.seek(offset, stream=stream)
+        landed = next(container.demux(stream)).pts
+        container.seek(offset, stream=stream)  # again: looking has consumed the packet
+    except av.FFmpegError:
+        return None
+    # No packet has the time None, so a seek past the end finds nothing here.
+    positions = np.flatnonzero(packets.pts_K == landed).tolist()
+    return positions[0] if len(positions) == 1 and positions[0] <= start else None
+
+
+class _Decoding:
+    """The decoder's state over the runs of needed packets; each run begins with a key frame."""
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        stream: "VideoStream",
+        frame_index_F: npt.NDArray[np.int64],
+        num_threads: int,
+    ) -> None:
+        self._canvas = canvas
+        self._codec = stream.codec_context
+        self._codec.thread_count = num_threads
+        self._codec.thread_type = "AUTO" if num_threads > 1 else "NONE"
+        packets = canvas.info.packets
+        self._wanted: list[int] = packets.frame_pts_F[frame_index_F].tolist()
+        self._is_wanted = frozenset(self._wanted)
+        self._key_pts = packets.pts_K[key_positions(packets, frame_index_F)].tolist()
+        self._next = 0
+        self._is_running = False
+        # Pictures shown before the key frame of a run's first chosen frame lean on pictures that
+        # are not decoded: they may fail, and are not looked at.
+        self._whole_from = 0
+        # Only H.264 marks pictures that nothing at all refers to; HEVC's mark covers one layer.
+        self._can_skip = self._codec.name == "h264"
+
+    @property
+    def is_done(self) -> bool:
+        return self._next == len(self._wanted)
+
+    def decode(self, packet: "Packet[VideoStream]") -> Iterator[npt.NDArray[np.uint8]]:
+        """Feed one needed packet, yield the chosen frames that come out."""
+        import av
+
+        assert packet.pts is not None
+        if not self._is_running:
+            self._is_running, self._whole_from = True, self._key_pts[self._next]
+        if self._can_skip:
+            self._codec.skip_frame = "DEFAULT" if packet.pts in self._is_wanted else "NONREF"
+        try:
+            frames = self._codec.decode(packet)
+        except av.FFmpegError as error:
+            if packet.pts >= self._whole_from:
+                raise self._broken(packet.pts, str(error.strerror)) from error
+            return
+        yield from self._chosen(frames)
+
+    def finish_run(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """Get the frames that the decoder still holds and make it ready for another key frame."""
+        import av
+
+        if not self._is_running:
+            return
+        try:
+            frames = self._codec.decode(None)
+        except av.FFmpegError as error:
+            if self.is_done:
+                return
+            raise self._broken(self._wanted[self._next], str(error.strerror)) from error
+        yield from self._chosen(frames)
+        self._codec.flush_buffers()
+        self._is_running = False
+
+    def check_done(self) -> None:
+        if not self.is_done:
+            raise self._broken(self._wanted[self._next], "it is missing")
+
+    def _chosen(self, frames: "list[VideoFrame]") -> Iterator[npt.NDArray[np.uint8]]:
+        for frame in frames:
+            if self.is_done or frame.pts is None or frame.pts < self._whole_from:
+                continue
+            wanted = self._wanted[self._next]
+            if frame.is_corrupt or frame.pts > wanted:
+                pts, why = (frame.pts, "damaged") if frame.is_corrupt else (wanted, "missing")
+                raise self._broken(pts, f"it is {why}")
+            if frame.pts == wanted:
+                self._next += 1
+                yield self._canvas.fit(frame)
+
+    def _broken(self, pts: int, why: str) -> VideoError:
+        packets = self._canvas.info.packets
+        index = int(np.searchsorted(packets.frame_pts_F, pts))
+        seconds = float(packets.seconds(np.array([pts]))[0])
+        return VideoError(
+            self._canvas.info.path,
+            f"breaks at frame {index} of {len(packets.frame_pts_F)} ({seconds:.2f} s): {why}. "
+            "If it plays well nevertheless, write it anew: ffmpeg -i IN OUT.mp4",
+        )
+
+
+def _read(
+    canvas: Canvas, container: "InputContainer", stream: "VideoStream", position: int
+) -> "Iterator[tuple[int, Packet[VideoStream]]]":
+    """Read the video packets on from `position` in the packet table: (position, packet)."""
+    import av
+
+    path, pts_K = canvas.info.path, canvas.info.packets.pts_K
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if position >= len(pts_K) or packet.pts != pts_K[position]:
+                raise VideoError(path, "has changed since it was probed; probe it again")
+            yield position, packet
+            position += 1
+    except av.FFmpegError as error:
+        raise VideoError(path, f"is damaged ({error.strerror})") from error
