@@ -1,0 +1,76 @@
+"""Keep the ring's forward result across activation checkpointing: recomputing does not communicate.
+
+Checkpointing runs a layer a second time in the backward pass. For attention over a ring that second
+run would cost all its communication and about two ninths of its arithmetic, only to find an output
+that was known. Hand `keep_ring_forward` to non-reentrant checkpointing and every checkpointed
+region remembers what the ring computed in it:
+
+    torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False, context_fn=keep_ring_forward)
+
+Each region gets its own memory, filled in the order of its calls and read in the same order, which
+is the order that checkpointing itself relies on. It lives exactly as long as the region's graph.
+Without it everything is still correct; the ring just runs twice.
+
+Trade-off: one output (and its log-sum-exp) a layer stays in memory, about as much as the layer
+input that checkpointing keeps. What it does not do: regions inside regions (the inner one
+recomputes the ring).
+"""
+
+import contextlib
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from types import TracebackType
+
+from longva_ray.ring.block import OutAndLse
+
+
+class _Region(contextlib.AbstractContextManager["_Region"]):
+    """One checkpointed region, in its first run or, as often as needed, in a recomputation."""
+
+    def __init__(self, results: list[OutAndLse], *, replaying: bool) -> None:
+        self._results = results
+        self._replaying = replaying
+        self._next = 0
+        self._token: Token[_Region | None] | None = None
+
+    def __enter__(self) -> "_Region":
+        self._next = 0
+        self._token = _region.set(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._token is not None
+        _region.reset(self._token)
+
+    def result_of(self, compute: Callable[[], OutAndLse]) -> OutAndLse:
+        if not self._replaying:
+            result = compute()
+            # Detached aliases: the output itself will own the graph, and the graph owns this list.
+            self._results.append((result[0].detach(), result[1].detach()))
+            return result
+        assert self._next < len(self._results), (
+            "a checkpointed region calls the ring more often now"
+        )
+        out, lse = self._results[self._next]
+        self._next += 1
+        return out.detach(), lse.detach()
+
+
+_region: ContextVar[_Region | None] = ContextVar("ring_checkpoint_region", default=None)
+
+
+def keep_ring_forward() -> tuple[_Region, _Region]:
+    """The `context_fn` of `checkpoint`: contexts for the first run and for recomputations."""
+    results: list[OutAndLse] = []
+    return _Region(results, replaying=False), _Region(results, replaying=True)
+
+
+def kept(compute: Callable[[], OutAndLse]) -> OutAndLse:
+    """`compute()`, or what it returned when the checkpointed region around this call ran first."""
+    region = _region.get()
+    return compute() if region is None else region.result_of(compute)

@@ -1,0 +1,73 @@
+"""Ranks -> data parallel x ring: which processes share a sequence, and which hold different ones.
+
+    world of 8, ring of 4      ring groups 0 1 2 3 | 4 5 6 7      data groups 0 4 | 1 5 | 2 6 | 3 7
+
+The ring is the fast-moving axis, so neighbours in a ring are consecutive ranks. Ray Train (and
+torchrun) number ranks node by node, so a ring that fits on a node stays on it, and a longer one
+crosses each node boundary once.
+
+What it does not do: it starts no processes and chooses no devices.
+"""
+
+import dataclasses
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RingMesh:
+    """This process's place, and its groups; all None without torch.distributed."""
+
+    data_size: int
+    """Rings beside each other, each with its own sequences."""
+    data_rank: int
+    """Which ring this process is in; feed rows `data_rank`, `data_rank + data_size`, ... to it."""
+    ring_size: int
+    ring_rank: int
+    ring_group: dist.ProcessGroup | None
+    """The ranks that share this process's sequences."""
+    data_group: dist.ProcessGroup | None
+    """The ranks at the same place in all rings."""
+    world_group: dist.ProcessGroup | None
+    """All ranks: over these gradients are reduced and valid labels are counted."""
+
+
+def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str) -> RingMesh:
+    """Arrange the world as `data_size` rings of `ring_size`; None means as many as fit.
+
+    Every process must call it, after `torch.distributed.init_process_group`. Raises ValueError,
+    with the equation, when the sizes do not multiply to the size of the world.
+    """
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    if ring_size < 1 or (data_size is not None and data_size < 1):
+        raise ValueError(
+            f"sizes must be at least 1, got ring_size {ring_size}, data_size {data_size}"
+        )
+    rings = world_size // ring_size if data_size is None else data_size
+    if rings * ring_size != world_size:
+        raise ValueError(
+            f"data_size x ring_size must be the world size: {rings} x {ring_size} = "
+            f"{rings * ring_size}, "
+            f"but the world has {world_size} processes; change ring_size or the number of workers"
+        )
+    if not dist.is_initialized():
+        return RingMesh(
+            data_size=1,
+            data_rank=0,
+            ring_size=1,
+            ring_rank=0,
+            ring_group=None,
+            data_group=None,
+            world_group=None,
+        )
+    mesh = init_device_mesh(device_type, (rings, ring_size), mesh_dim_names=("data", "ring"))
+    return RingMesh(
+        data_size=rings,
+        data_rank=mesh.get_local_rank("data"),
+        ring_size=ring_size,
+        ring_rank=mesh.get_local_rank("ring"),
+        ring_group=mesh.get_group("ring"),
+        data_group=mesh.get_group("data"),
+        world_group=dist.group.WORLD,
+    )
