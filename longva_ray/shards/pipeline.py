@@ -40,6 +40,9 @@ LIGHT_CPUS = 0.1
 """CPUs reserved for a task that mostly waits for a disk; above zero, so that it never runs on a
 head node without CPUs."""
 
+WORKER_MEMORY = 512 * 2**20
+"""Bytes that Ray reserves for a worker's process: Python with torch and a video decoder."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VideoResult:
@@ -175,7 +178,7 @@ def _build_graph(
     identify = IdentifyVideo(store, spec, plan.decode_slots)
     return (
         ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
-        .map_batches(identify, num_cpus=LIGHT_CPUS, **one_row)
+        .map_batches(identify, num_cpus=LIGHT_CPUS, memory=WORKER_MEMORY, **one_row)
         .map_batches(
             DecodeSegment(spec),
             num_cpus=config.decode_cpus,
@@ -192,13 +195,13 @@ def _build_graph(
             num_gpus=config.encoder_gpus,
             **one_row,
         )
-        .map_batches(WritePart(store, spec), num_cpus=LIGHT_CPUS, **one_row)
+        .map_batches(WritePart(store, spec), num_cpus=LIGHT_CPUS, memory=WORKER_MEMORY, **one_row)
     )
 
 
 def _decode_memory(spec: EncodingSpec) -> int:
-    """Bytes that a decoding task may hold: its process, the decoder, and two parts of pixels."""
-    return 512 * 2**20 + 2 * spec.part_frames * spec.frame_size**2 * 3
+    """Bytes that a decoding task may hold: its process, and two parts of pixels."""
+    return WORKER_MEMORY + 2 * spec.part_frames * spec.frame_size**2 * 3
 
 
 class _Collector:
