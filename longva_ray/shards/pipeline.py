@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from longva_ray.config import EncodeConfig
 from longva_ray.progress import Progress
@@ -37,7 +37,7 @@ from longva_ray.shards.workers import (
 logger = logging.getLogger(__name__)
 
 LIGHT_CPUS = 0.1
-"""CPUs reserved for a task that mostly waits for a disk; above zero, so that it never runs on a
+"""CPUs reserved for a writer, which mostly waits for a disk; above zero, so that it never runs on a
 head node without CPUs."""
 
 WORKER_MEMORY = 512 * 2**20
@@ -178,7 +178,7 @@ def _build_graph(
     identify = IdentifyVideo(store, spec, plan.decode_slots)
     return (
         ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
-        .map_batches(identify, num_cpus=LIGHT_CPUS, memory=WORKER_MEMORY, **one_row)
+        .map_batches(identify, num_cpus=config.decode_cpus, memory=WORKER_MEMORY, **one_row)
         .map_batches(
             DecodeSegment(spec),
             num_cpus=config.decode_cpus,
@@ -195,7 +195,14 @@ def _build_graph(
             num_gpus=config.encoder_gpus,
             **one_row,
         )
-        .map_batches(WritePart(store, spec), num_cpus=LIGHT_CPUS, memory=WORKER_MEMORY, **one_row)
+        .map_batches(
+            WritePart(store, spec),
+            # Without a bound, Ray would start a process for every tenth of a CPU.
+            compute=TaskPoolStrategy(size=1 + plan.max_encoders),
+            num_cpus=LIGHT_CPUS,
+            memory=WORKER_MEMORY,
+            **one_row,
+        )
     )
 
 
