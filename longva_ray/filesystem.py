@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pyarrow as pa
 import pyarrow.fs
@@ -12,6 +13,11 @@ import pyarrow.fs
 def is_uri(place: str) -> bool:
     """Whether a place is a URI such as `s3://bucket/key`, and not a path."""
     return "://" in place
+
+
+def file_name(place: str) -> str:
+    """Name of a file without its folder, and without the query of a URI."""
+    return Path(urlparse(place).path if is_uri(place) else place).name
 
 
 def resolve(place: str) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -41,7 +41,8 @@ def longva_7b() -> Recipe:
         description="the released LongVA-7B weights (section 3 of the paper)",
         checkpoint="lmms-lab/LongVA-7B",
         encode=EncodeConfig(),
-        serve=ServeConfig(lm_gpus=1.0),
+        # One GPU for both: the tower is a tenth of the language model's size.
+        serve=ServeConfig(lm_gpus=0.8, encoder_gpus=0.2),
     )
 
 

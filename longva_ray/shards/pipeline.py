@@ -14,7 +14,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +21,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from longva_ray.config import EncodeConfig
+from longva_ray.filesystem import file_name
 from longva_ray.progress import Progress
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
@@ -243,7 +243,7 @@ class _Collector:
             self._store.commit(
                 video.video_id,
                 self._spec,
-                source=Path(path).name,
+                source=file_name(path),
                 num_frames=video.num_frames,
                 duration_s=row["duration_s"],
             )

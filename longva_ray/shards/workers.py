@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from longva_ray.config import EncodeConfig
-from longva_ray.filesystem import is_uri, local_file
+from longva_ray.filesystem import file_name, is_uri, local_file
 from longva_ray.shards.schema import EncodingSpec, VideoRecord, hash_video
 from longva_ray.shards.store import ShardStore
 from longva_ray.video.decode import VideoError, VideoInfo, decode_frames, probe_video
@@ -70,7 +70,7 @@ class IdentifyVideo:
         except VideoError as error:
             return _rows([_plan_row(path, error=error.reason)])
         except OSError as error:
-            return _rows([_plan_row(path, error=f"cannot be fetched: {error}")])
+            return _rows([_plan_row(path, error=f"cannot be read: {error}")])
         num_frames = len(sampled_frames(info, self._spec))
         missing = self._store.missing_parts(video_id, self._spec, num_frames)
         per_segment = self._parts_per_segment(path, len(missing))
@@ -109,6 +109,8 @@ class DecodeSegment:
                 yield from self._decode(file, plan, parts)
         except VideoError as error:
             yield nothing | {"error": [error.reason]}
+        except OSError as error:
+            yield nothing | {"error": [f"cannot be read: {error}"]}
 
     def _decode(self, file: Path, plan: Batch, parts: list[int]) -> Iterator[Batch]:
         info = probe_video(file, decoder=self._spec.decoder)
@@ -198,7 +200,7 @@ def encode_one_video(
     return store.record(video_id, spec) or store.commit(
         video_id,
         spec,
-        source=Path(path).name,
+        source=file_name(path),
         num_frames=first["num_frames"][0],
         duration_s=first["duration_s"][0],
     )
