@@ -57,8 +57,8 @@ def show(report: EncodeReport, store: ShardStore) -> None:
     rate = report.frames_encoded / report.wall_s
     print(
         f"{len(report.videos) - len(report.failed)} of {len(report.videos)} videos are in "
-        f"{store.root}; "
-        f"encoded {report.frames_encoded} frames in {report.wall_s:.1f} s ({rate:.1f} frames/s)"
+        f"{store.root}; encoded {report.frames_encoded} frames in {report.wall_s:.1f} s "
+        f"({rate:.1f} frames/s)"
     )
 
 

@@ -91,8 +91,7 @@ def absolute(place: str) -> str:
     if not path.is_absolute() and _is_submitted_job():
         raise ValueError(
             f"{place!r} is relative, but this is a submitted job, whose folder is a temporary "
-            "copy; "
-            "give an absolute path or a URI that every node can reach"
+            "copy; give an absolute path or a URI that every node can reach"
         )
     return str(path.absolute())
 

@@ -248,8 +248,8 @@ def _choose_local_sum(device_type: str, backend: Backend | None) -> LocalSum:
         except ImportError as error:
             if backend == "liger":
                 raise ValueError(
-                    f"backend 'liger' cannot be imported ({error}); pip install "
-                    "'longva-ray[gpu]', or use 'torch'"
+                    f"backend 'liger' cannot be imported ({error}); pip install 'longva-ray[gpu]', "
+                    "or use 'torch'"
                 ) from error
     logger.info("cross-entropy on %s: %s", device_type, chosen.__name__.strip("_"))
     return chosen

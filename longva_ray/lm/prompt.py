@@ -126,9 +126,8 @@ def check_prompt_length(num_tokens: int, max_prompt_tokens: int | None) -> None:
     """
     if max_prompt_tokens is not None and num_tokens > max_prompt_tokens:
         raise ValueError(
-            f"prompt of {num_tokens} tokens exceeds "
-            f"tokenizer_model_max_length={max_prompt_tokens} of this checkpoint; "
-            "pass max_prompt_tokens=... to lift it, or give fewer frames"
+            f"prompt of {num_tokens} tokens exceeds tokenizer_model_max_length={max_prompt_tokens} "
+            "of this checkpoint; pass max_prompt_tokens=... to lift it, or give fewer frames"
         )
 
 

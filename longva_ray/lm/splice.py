@@ -111,8 +111,8 @@ def _items_fill_whole_runs(runs: Sequence[int], items: Sequence[int]) -> bool:
 def misalignment(runs: Sequence[int], items: Sequence[int]) -> ValueError:
     """The error for placeholders and visual tokens that do not match: both counts by item."""
     told = [
-        f"item {number}: {_count(runs, number)} placeholder(s), "
-        f"{_count(items, number)} visual token(s)"
+        f"item {number}: {_count(runs, number)} placeholder(s), {_count(items, number)} visual "
+        "token(s)"
         for number in range(max(len(runs), len(items)))
     ]
     pairs = "; ".join(told[:_ITEMS_TOLD] + ["..."] * (len(told) > _ITEMS_TOLD))

@@ -57,8 +57,8 @@ class Ring:
         if size != self.layout.world_size:
             raise ValueError(
                 f"the layout divides the sequence over {self.layout.world_size} ranks but the "
-                f"process group has {size}; "
-                "build the layout with world_size = the size of the ring's group"
+                f"process group has {size}; build the layout with world_size = the size of the "
+                "ring's group"
             )
         if self.schedule not in get_args(Schedule):
             raise ValueError(
@@ -181,8 +181,7 @@ def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: ZigzagLayo
     if not q.shape[2] == k.shape[2] == layout.local_tokens:
         raise ValueError(
             f"the layout gives every rank {layout.local_tokens} tokens, got {shapes}; cut the "
-            "sequence with "
-            "ZigzagLayout.split, and run without a KV cache (use_cache=False)"
+            "sequence with ZigzagLayout.split, and run without a KV cache (use_cache=False)"
         )
     if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
         raise ValueError(

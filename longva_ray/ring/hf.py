@@ -121,8 +121,8 @@ def _check_positions(position_ids: torch.Tensor | None, ring: Ring, device: torc
     if not bool((position_ids == wanted).all()):
         raise ValueError(
             "position_ids are not those of this rank's tokens, so the rotary embedding is wrong: "
-            "a rank holds two distant "
-            "pieces of the sequence; call the model with **ring_inputs(model, ring)"
+            "a rank holds two distant pieces of the sequence; call the model with "
+            "**ring_inputs(model, ring)"
         )
 
 
@@ -139,8 +139,7 @@ def _mask(
     if attention_mask is not None and not bool(attention_mask.all()):
         raise ValueError(
             f"attention {NAME!r} takes no padding mask: padding is a document of its own in "
-            "ZigzagLayout; leave "
-            "attention_mask out"
+            "ZigzagLayout; leave attention_mask out"
         )
     if q_length != kv_length:
         raise ValueError(

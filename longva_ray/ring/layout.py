@@ -117,9 +117,8 @@ class ZigzagLayout:
         if length != self.num_tokens:
             raise ValueError(
                 f"dimension {dim} holds {length} tokens but the documents of the layout hold "
-                f"{self.num_tokens} "
-                f"({self.padded_tokens} with padding); build the layout from the lengths of this "
-                "sequence"
+                f"{self.num_tokens} ({self.padded_tokens} with padding); build the layout from the "
+                "lengths of this sequence"
             )
         shape = list(x.shape)
         shape[dim] = self.padded_tokens - length
@@ -145,8 +144,7 @@ class ZigzagLayout:
         if lengths != [self.local_tokens] * self.world_size:
             raise ValueError(
                 f"merge wants {self.world_size} shards of {self.local_tokens} tokens along "
-                f"dimension {dim}, "
-                f"got lengths {lengths}"
+                f"dimension {dim}, got lengths {lengths}"
             )
         ordered = zigzag_to_sequence(shards, dim=dim)
         return ordered.narrow(dim, 0, self.num_tokens)

@@ -48,8 +48,8 @@ def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str)
     if rings * ring_size != world_size:
         raise ValueError(
             f"data_size x ring_size must be the world size: {rings} x {ring_size} = "
-            f"{rings * ring_size}, "
-            f"but the world has {world_size} processes; change ring_size or the number of workers"
+            f"{rings * ring_size}, but the world has {world_size} processes; change ring_size or "
+            "the number of workers"
         )
     if not dist.is_initialized():
         return RingMesh(

@@ -37,9 +37,9 @@ class MediaLibrary:
                 404,
                 "video_not_encoded",
                 f"video {url} is not encoded with {self._spec.sampling} sampling for this model; "
-                "encode it with "
-                f"`python jobs/encode_videos.py --videos FILE --store {self._store.root} "
-                f"--encode.sampling {self._spec.sampling}`; GET /v1/videos lists what there is",
+                "encode it with `python jobs/encode_videos.py --videos FILE --store "
+                f"{self._store.root} --encode.sampling {self._spec.sampling}`; GET /v1/videos "
+                "lists what there is",
             )
         return url
 

@@ -105,17 +105,15 @@ def plan_workers(config: EncodeConfig, cpus: float, gpus: float) -> WorkerPlan:
     if gpus < config.encoder_gpus and config.max_encoders is None:
         raise ValueError(
             f"an encoder needs {config.encoder_gpus:g} GPU(s), but the cluster has {gpus:g}; set "
-            "encode.encoder_gpus=0 "
-            "to encode on CPUs, or encode.max_encoders if an autoscaler will bring GPUs"
+            "encode.encoder_gpus=0 to encode on CPUs, or encode.max_encoders if an autoscaler "
+            "will bring GPUs"
         )
     needed = config.encoder_cpus + config.decode_cpus + LIGHT_CPUS
     if needed > cpus + 1e-9:
         raise ValueError(
             f"encoding needs {config.encoder_cpus} (encoder) + {config.decode_cpus} (decoder) + "
-            f"{LIGHT_CPUS} (writer) "
-            f"= {needed:g} CPUs, but the cluster has {cpus:g}; lower encode.encoder_cpus or "
-            "encode.decode_cpus, "
-            "fractions are allowed"
+            f"{LIGHT_CPUS} (writer) = {needed:g} CPUs, but the cluster has {cpus:g}; lower "
+            "encode.encoder_cpus or encode.decode_cpus, fractions are allowed"
         )
     free = cpus - config.decode_cpus - LIGHT_CPUS
     encoders = max(1, min(encoders, int(free / config.encoder_cpus)))
@@ -138,12 +136,12 @@ def encode_videos(
     """
     if not paths:
         raise ValueError("no videos were given; name at least one file")
+    resources = ray.cluster_resources()
+    plan = plan_workers(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     # On a worker: a head node need not have the memory for the weights.
     describe = ray.remote(num_cpus=config.encoder_cpus)(describe_encoder)
     spec = ray.get(describe.remote(checkpoint, config))
     store.remove_abandoned()
-    resources = ray.cluster_resources()
-    plan = plan_workers(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     logger.info("encoding %d videos with %s", len(paths), plan)
     started = time.perf_counter()
     graph = _build_graph(sorted(set(paths)), store, checkpoint, config, spec, plan)

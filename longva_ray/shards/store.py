@@ -108,8 +108,7 @@ class ShardStore:
         if absent:
             raise ShardError(
                 f"cannot commit video {video_id}: {len(absent)} of {len(names)} parts are missing "
-                f"in {folder}, "
-                f"the first is {absent[0]}; encode the video again to fill the gaps"
+                f"in {folder}, the first is {absent[0]}; encode the video again to fill the gaps"
             )
         record = VideoRecord(
             video_id=video_id,
@@ -166,8 +165,8 @@ class ShardStore:
             made_by = sorted({record.spec.encoder_fingerprint for record in records})
             raise ShardError(
                 f"video {video_id} was encoded by {', '.join(made_by)}, but this model's encoder "
-                f"is {fingerprint}; "
-                "their tokens do not mix, so encode the video again with this model"
+                f"is {fingerprint}; their tokens do not mix, so encode the video again with this "
+                "model"
             )
         chosen = [record for record in ours if sampling in (None, record.spec.sampling)]
         if len(chosen) != 1:
@@ -177,8 +176,7 @@ class ShardStore:
             ]
             raise ShardError(
                 f"video {video_id} has {len(chosen)} encodings with sampling={sampling}, need "
-                "exactly one; "
-                f"available: {', '.join(available)}"
+                f"exactly one; available: {', '.join(available)}"
             )
         return EncodedVideo(self, chosen[0])
 
@@ -193,8 +191,7 @@ class ShardStore:
         if info.size != record.part_bytes[part]:
             raise ShardError(
                 f"{path} has {info.size} bytes instead of {record.part_bytes[part]}: it was cut "
-                "short or replaced; "
-                "delete it and encode the video again to restore it"
+                "short or replaced; delete it and encode the video again to restore it"
             )
         return self._read_batch(path)
 
@@ -317,8 +314,7 @@ class EncodedVideo:
             if hashlib.blake2b(payload, digest_size=16).hexdigest() != stored["tokens_blake2b"]:
                 raise ShardError(
                     f"{part_name(part)} of video {self.record.video_id} does not match its digest: "
-                    "the disk changed "
-                    "it; delete it and encode the video again"
+                    "the disk changed it; delete it and encode the video again"
                 )
 
     def _batch(self, part: int) -> pa.RecordBatch:
