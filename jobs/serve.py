@@ -8,13 +8,13 @@ import logging
 import ray
 
 from longva_ray.options import parse, run_job
-from longva_ray.serving.run import ServeOptions, serve_forever
+from longva_ray.serving.run import ServeOptions, serve_until_stopped
 
 
 def main() -> int:
     options = parse(ServeOptions)
     ray.init(ignore_reinit_error=True)
-    serve_forever(options.app_args())
+    serve_until_stopped(options.app_args())
     return 0
 
 

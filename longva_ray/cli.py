@@ -100,11 +100,11 @@ def ask(arguments: list[str]) -> int:
 
 
 def serve(arguments: list[str]) -> int:
-    from longva_ray.serving.run import ServeOptions, serve_forever
+    from longva_ray.serving.run import ServeOptions, serve_until_stopped
 
     options = parse(ServeOptions, arguments)
     _start_ray()
-    serve_forever(options.app_args())
+    serve_until_stopped(options.app_args())
     return 0
 
 

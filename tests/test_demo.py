@@ -1,10 +1,14 @@
 """What a newcomer types, in processes and clusters of their own."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 from PIL import Image
 
 LONGVA = str(Path(sys.executable).parent / "longva")
@@ -43,6 +47,25 @@ def test_ask_about_no_video(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "notes.mp4" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_serve_until_stopped(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    server = subprocess.Popen([LONGVA, "serve", "--serve.port", port], cwd=tmp_path)
+    try:
+        while server.poll() is None:
+            time.sleep(0.5)
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/v1/videos").status_code == 200:
+                    break
+            except httpx.TransportError:
+                continue
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=120) == 0
+    finally:
+        server.kill()
 
 
 def test_an_unknown_command_shows_the_known_ones(tmp_path: Path) -> None:

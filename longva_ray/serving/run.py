@@ -4,7 +4,8 @@
 import dataclasses
 import logging
 import os
-import time
+import signal
+import threading
 
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -55,14 +56,15 @@ def deploy(args: AppArgs) -> str:
     return f"http://{args.serve.host}:{args.serve.port}"
 
 
-def serve_forever(args: AppArgs) -> None:
-    """Deploy and stay until interrupted, then take the application down."""
-    url = deploy(args)
-    logger.info("serving %s at %s (API description: %s/docs)", args.model_name, url, url)
+def serve_until_stopped(args: AppArgs) -> None:
+    """Deploy and stay until Ctrl-C or `ray job stop` (SIGTERM), then take the application down."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
-        while True:
-            time.sleep(3600)
+        url = deploy(args)
+        logger.info("serving %s at %s (API description: %s/docs)", args.model_name, url, url)
+        threading.Event().wait()
     except KeyboardInterrupt:
-        logger.info("interrupted: taking the application down")
+        logger.info("stopping: taking the application down")
     finally:
         serve.delete(APPLICATION)
