@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 from longva_ray.shards.store import ShardStore
@@ -11,16 +12,28 @@ REPOSITORY = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def submit(dashboard: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
-    command = [RAY, "job", "submit", "--address", dashboard, "--working-dir", str(REPOSITORY), "--"]
+def ray_job(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, sys.executable, *entrypoint],
+        [RAY, "job", arguments[0], "--address", dashboard, *arguments[1:]],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
     )
+
+
+def submit(dashboard: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    """Submit a job and wait for it; its output is fetched afterwards, whole.
+
+    What `ray job submit` follows can end before the job's last lines.
+    """
+    name = f"test-{uuid.uuid4().hex}"
+    folder = ["--working-dir", str(REPOSITORY)]
+    command = ["submit", "--submission-id", name, *folder, "--", sys.executable, *entrypoint]
+    done = ray_job(dashboard, *command)
+    done.stdout = ray_job(dashboard, "logs", name).stdout
+    return done
 
 
 def test_encode_by_job_submit(

@@ -72,7 +72,8 @@ def test_logits_equal_a_plain_composition(
     with torch.no_grad():
         wanted = model.language_model(inputs_embeds=embeds_1TD).logits
         logits = model(input_ids=PROMPT, **pixels).logits
-    torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-6)
+    # The two sides encode the grids in batches of different size, which float32 rounds differently.
+    torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5)
 
     model.save_pretrained(tmp_path)
     loaded = LongVAForConditionalGeneration.from_pretrained(tmp_path)
