@@ -233,9 +233,8 @@ class Api:
         """Scores of every answer, and the index of the likeliest by mean log-probability."""
         self._authorise(token)
         messages, videos = await self._understand(request)
-        scores = await self._language_model.score.remote(messages, videos, request.answers)
-        best = max(range(len(scores)), key=lambda index: scores[index]["mean_logprob"])
-        return {"object": "score", "model": self._model_name, "scores": scores, "best": best}
+        scored = await self._language_model.score.remote(messages, videos, request.answers)
+        return {"object": "score", "model": self._model_name} | scored
 
     def _authorise(self, token: HTTPAuthorizationCredentials | None) -> None:
         given = token.credentials if token else ""

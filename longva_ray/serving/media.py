@@ -32,7 +32,7 @@ class MediaLibrary:
 
         Raises ApiError: 404 if this model's encoder never saw that video.
         """
-        if self._store.record(url, self._spec) is None:
+        if not self.is_encoded(url):
             raise ApiError(
                 404,
                 "video_not_encoded",

@@ -15,6 +15,7 @@ import torch
 from longva_ray.answer.engine import AnswerEngine, Question
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.answer.prefill import Prefill
+from longva_ray.answer.score import best_option
 from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
 from longva_ray.lm.prompt import Message
 from longva_ray.shards.schema import EncodingSpec
@@ -59,11 +60,11 @@ class LanguageModel:
 
     async def score(
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """Teacher-forced scores of the answers, as JSON-ready dictionaries."""
+    ) -> dict[str, Any]:
+        """Teacher-forced scores of the answers and the index of the likeliest, ready for JSON."""
         prompt = await asyncio.to_thread(self._read, messages, videos)
         scores = await asyncio.to_thread(self._engine.score, prompt, answers)
-        return [
+        described = [
             {
                 "answer": answer,
                 "exact_match": score.exact_match,
@@ -74,6 +75,7 @@ class LanguageModel:
             }
             for answer, score in zip(answers, scores, strict=True)
         ]
+        return {"scores": described, "best": best_option(scores)}
 
     def _read(self, messages: Sequence[Message], videos: Sequence[VideoRef]) -> Prefill:
         tokens = [self._tokens(video) for video in videos]
