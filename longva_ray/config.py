@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from longva_ray.train.settings import ExtendConfig as ExtendConfig
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
 
@@ -108,6 +109,201 @@ class ServeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TextDataConfig:
+    """How text becomes token shards for the text extension (section 3.1 of the paper)."""
+
+    tokenizer: str | None = None
+    """Checkpoint whose tokenizer is used: a folder or a Hugging Face id; None means the recipe's
+    own."""
+    sequence_length: int = 224_000
+    """Tokens of one training sequence (section 3.1)."""
+    upsample_longer_than: int = 4096
+    """Documents of more tokens than this are up-sampled (section 3.1)."""
+    upsample_factor: float = 5.0
+    """How many times as often as a short document of its domain a long one is taken; 1 turns
+    up-sampling off. The paper gives no number. Where long documents hold 30% of the tokens, about
+    as in SlimPajama (Fu et al. 2024, Figure 2), 5 makes it 68%."""
+    target_tokens: int | None = None
+    """Tokens to write, before padding; None means as many as the source has."""
+    separator: str = "auto"
+    """Token between documents: `bos` before each, `eos` behind each, `auto` for BOS where the
+    tokenizer has one and else EOS (section 3.1), or a token by its text, behind each."""
+    keep_whole: bool = False
+    """Never cut a document: what does not fit goes to the next sequence and the rest is padded."""
+    text_field: str = "text"
+    """Field or column of the text; a dot reaches into a nested one."""
+    domain_field: str | None = "meta.redpajama_set_name"
+    """Field or column of the domain, whose share in tokens is kept (default: SlimPajama's); None
+    puts everything into one. In a folder of text files the domain is the first subfolder."""
+    parse_special_tokens: bool = False
+    """Whether `<|im_start|>` and the like in a text become control tokens; by default a text cannot
+    contain any."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do with a record or file that cannot be read: stop, or leave it out and count it."""
+    seed: int = 0
+    """Decides which documents are repeated or left out, and their order."""
+    part_tokens: int = 2**24
+    """Tokens of one file of shards: the unit of packing and resuming; 64 MiB."""
+    group_bytes: int = 16 * 2**20
+    """Small files are read together until they reach this size: the unit of tokenising."""
+    task_cpus: float = 1.0
+    """CPUs that Ray reserves for one task."""
+    max_tasks: int | None = None
+    """Most tasks at a time; None means as many as the cluster has CPUs for."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "part_tokens", "group_bytes", "upsample_longer_than"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"text.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("target_tokens", "max_tasks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"text.{name} must be at least 1 or None, got {value}")
+        if self.upsample_factor < 1:
+            raise ValueError(
+                f"text.upsample_factor must be at least 1, got {self.upsample_factor}; 1 leaves "
+                "the lengths as they are"
+            )
+        if self.task_cpus <= 0:
+            raise ValueError(f"text.task_cpus must be above 0, got {self.task_cpus}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SweepConfig:
+    """How the cells of a needle test are spread over a cluster, and how each is scored."""
+
+    dtype: Dtype = "bfloat16"
+    """Number format of the model under test; the paper evaluates in bfloat16."""
+    ring_size: int = 1
+    """Processes that share one prompt by ring attention, for prompts beyond one device's memory.
+    Above 1 prompts are scored by teacher forcing alone, without a KV cache."""
+    max_workers: int | None = None
+    """Most models (rings) at work at a time; None means as many as fit into the cluster now."""
+    worker_cpus: float = 1.0
+    """CPUs that Ray reserves for each process of a ring."""
+    worker_gpus: float = 1.0
+    """GPUs that Ray reserves for each process of a ring; 0 runs on CPUs."""
+    prefill_chunk: int = 2048
+    """Prompt tokens in one forward pass. Prompts share what they begin with in whole chunks."""
+    reuse_prefix: bool = True
+    """Compute the KV of what consecutive prompts begin with once. Changes seconds, no decision."""
+    generate: bool = True
+    """Let the model answer freely too, beside the paper's teacher-forced rule."""
+    extra_tokens: int = 4
+    """Tokens that a free answer may be longer than the right one."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("ring_size", "prefill_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_workers is not None and self.max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1 or None, got {self.max_workers}")
+        if self.worker_cpus < 0 or self.worker_gpus < 0 or self.worker_cpus + self.worker_gpus == 0:
+            raise ValueError(
+                "a worker needs some CPU or GPU, got "
+                f"worker_cpus={self.worker_cpus}, worker_gpus={self.worker_gpus}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NiahConfig(SweepConfig):
+    """The needle-in-a-haystack test on text (appendix A of the paper)."""
+
+    lengths: tuple[int, ...] = tuple(range(32_000, 512_001, 32_000))
+    """Tokens of the whole sequence, question and answer included (scripts: 32K..512K, step 32K)."""
+    depths: tuple[float, ...] = tuple(step / 10 for step in range(11))
+    """Where the needle lies: 0 is the beginning of the haystack, 1 its end (scripts: step .1)."""
+    samples: int = 5
+    """Prompts for each length and depth, each with another number (appendix A)."""
+    distractors: tuple[int, ...] = (0, 3, 5)
+    """Needles about other cities in the same haystack; one panel for each number (appendix A)."""
+    digits: int = 7
+    """Digits of a magic number (appendix A)."""
+    city: str | None = "Singapore"
+    """Whose number is asked for (appendix A); None draws one of `cities` for each prompt."""
+    cities: tuple[str, ...] = (
+        "Singapore",
+        "New York",
+        "London",
+        "Paris",
+        "Tokyo",
+        "Beijing",
+        "Berlin",
+        "Cairo",
+    )
+    """Cities that distractors are about, and needles when `city` is None."""
+    prefix: str = "This is a very long story book: <book>"
+    """What stands before the haystack (appendix A)."""
+    needle: str = "\nThe special magic {city} number is: {number}.\n"
+    question: str = (
+        "</book>.\n Based on the content of the book, Question: What is the special magic {city} "
+        "number? Answer: The special magic {city} number is:"
+    )
+    """What stands behind the haystack; the answer continues it."""
+    answer: str = " {number}"
+    essays: str | None = None
+    """Folder of .txt files that the haystack is made of, in the order of their names; None takes
+    the ones in this package."""
+    rope_bases: tuple[float, ...] = ()
+    """RoPE bases to try on the first model without any training; the best by score is reported.
+    The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
+    perplexity_windows: int = 4
+    """Windows of the longest length over which perplexity by position is averaged; 0 leaves the
+    plot out."""
+
+    def __post_init__(self) -> None:
+        SweepConfig.__post_init__(self)
+        if not self.lengths or not self.depths or not self.distractors or self.samples < 1:
+            raise ValueError("lengths, depths, distractors and samples must not be empty")
+        if any(not 0 <= depth <= 1 for depth in self.depths):
+            raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
+        if min(self.distractors) < 0 or max(self.distractors) >= len(self.cities):
+            raise ValueError(
+                f"distractors={self.distractors} with {len(self.cities)} cities; each is about a "
+                "city of its own, so give more cities"
+            )
+        if self.city is not None and self.city not in self.cities:
+            raise ValueError(f"city {self.city!r} is none of cities {self.cities}; add it there")
+        if not 1 <= self.digits <= 18:
+            raise ValueError(f"digits must lie in [1, 18], got {self.digits}")
+        for name in ("needle", "answer"):
+            if "{number}" not in getattr(self, name):
+                raise ValueError(f"{name} must contain {{number}}, got {getattr(self, name)!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VniahConfig(SweepConfig):
+    """The needle-in-a-haystack test on video (section 4 of the paper)."""
+
+    frames: tuple[int, ...] = tuple(range(200, 3001, 200))
+    """Frames of the haystack (scripts: 200 to 3000, step 200)."""
+    depths: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """Where the needle lies: before frame int(depth x frames) (scripts: step .2)."""
+    needles: str | None = None
+    """Dataset of needles: a .json or .parquet file, or a folder of a dataset, with the columns
+    image, question and answer, as lmms-lab/v_niah_needles has; None draws cards with numbers."""
+    floor: bool = True
+    """Ask every question once more without its needle, to see what can be guessed."""
+    rope_bases: tuple[float, ...] = ()
+    """RoPE bases to try on the last model without any training; the best by score is reported.
+    The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
+    compare_plain: bool = False
+    """Run everything again without prefix reuse: reports the seconds of both and asserts that no
+    decision differs."""
+    extra_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        SweepConfig.__post_init__(self)
+        if not self.frames or not self.depths or min(self.frames) < 1:
+            raise ValueError(f"frames and depths must not be empty, got {self.frames}")
+        if any(not 0 <= depth <= 1 for depth in self.depths):
+            raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
+        if self.compare_plain and not (self.reuse_prefix and self.ring_size == 1):
+            raise ValueError("compare_plain compares reuse_prefix=True, ring_size=1 with neither")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """A complete named set-up: which weights, and every stage's settings."""
 
@@ -118,6 +314,12 @@ class Recipe:
     seed: int = 0
     encode: EncodeConfig = EncodeConfig()
     serve: ServeConfig = ServeConfig()
+    niah: NiahConfig = NiahConfig()
+    vniah: VniahConfig = VniahConfig()
+    base: str | None = None
+    """Folder or Hugging Face id of the language model that text extension starts from."""
+    extend: ExtendConfig = ExtendConfig()
+    text: TextDataConfig = TextDataConfig()
 
 
 def from_dict(config_class: type[ConfigT], values: dict[str, Any]) -> ConfigT:

@@ -46,8 +46,8 @@ def recipe_defaults(options: type[OptionsT], recipe_name: str) -> OptionsT:
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
         if field.name == "recipe":
             values["recipe"] = recipe.name
-        elif field.name in ("encode", "serve"):
-            values[field.name] = getattr(recipe, field.name)
+        elif dataclasses.is_dataclass(stage := getattr(recipe, field.name, None)):
+            values[field.name] = stage
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             values[field.name] = tyro.MISSING
     return options(**values)

@@ -13,7 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longva_ray.config import EncodeConfig, Recipe, ServeConfig
+from longva_ray.config import (
+    EncodeConfig,
+    ExtendConfig,
+    NiahConfig,
+    Recipe,
+    ServeConfig,
+    TextDataConfig,
+    VniahConfig,
+)
 
 if TYPE_CHECKING:
     from longva_ray.lm.longva import LongVAConfig
@@ -30,6 +38,50 @@ def tiny() -> Recipe:
         checkpoint=None,
         encode=EncodeConfig(dtype="float32", encoder_cpus=0.5, encoder_gpus=0, decode_cpus=0.5),
         serve=ServeConfig(dtype="float32", lm_cpus=0.5),
+        niah=NiahConfig(
+            dtype="float32",
+            worker_gpus=0,
+            lengths=(256, 512, 1024),
+            depths=(0.0, 0.25, 0.5, 0.75, 1.0),
+            distractors=(0,),
+            prefill_chunk=128,
+        ),
+        vniah=VniahConfig(
+            dtype="float32",
+            worker_gpus=0,
+            frames=(64, 128, 256),
+            prefill_chunk=128,
+            extra_tokens=4,
+        ),
+        extend=ExtendConfig(
+            steps=300,
+            sequences_per_step=8,
+            rows_per_batch=8,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=20,
+            rope_theta=1e6,
+            max_tokens=2048,
+            dtype="float32",
+            # DeepSpeed's bookkeeping would cost more than the model's arithmetic.
+            zero_stage=0,
+            offload=False,
+            checkpoint_activations=False,
+            offload_activations=False,
+            num_workers=2,
+            ring_size=2,
+            gpus_per_worker=0,
+            checkpoint_every=100,
+        ),
+        # The tiny world's documents are chats and essays, as long as they should be.
+        text=TextDataConfig(
+            sequence_length=512,
+            upsample_factor=1,
+            domain_field="domain",
+            parse_special_tokens=True,
+            part_tokens=2**20,
+            task_cpus=0.5,
+        ),
     )
 
 
@@ -43,10 +95,43 @@ def longva_7b() -> Recipe:
         encode=EncodeConfig(),
         # One GPU for both: the tower is a tenth of the language model's size.
         serve=ServeConfig(lm_gpus=0.8, encoder_gpus=0.2),
+        # The extension starts from the language model. Qwen2 has no BOS, and the EOS of its chat
+        # model ends a turn; <|endoftext|> is what separated documents in its pretraining.
+        text=TextDataConfig(tokenizer="Qwen/Qwen2-7B-Instruct", separator="<|endoftext|>"),
+        base="Qwen/Qwen2-7B-Instruct",
+        extend=ExtendConfig(),
     )
 
 
-RECIPES = {"tiny": tiny, "longva_7b": longva_7b}
+def smollm2() -> Recipe:
+    """A real language model of 135M parameters, from 2K-8K to 32K tokens on one GPU."""
+    return Recipe(
+        name="smollm2",
+        description="SmolLM2-135M-Instruct, extended to 32K tokens on one GPU; text only",
+        checkpoint=None,
+        text=TextDataConfig(
+            tokenizer="HuggingFaceTB/SmolLM2-135M-Instruct", sequence_length=32_768
+        ),
+        base="HuggingFaceTB/SmolLM2-135M-Instruct",
+        extend=ExtendConfig(
+            steps=300,
+            sequences_per_step=8,
+            learning_rate=1e-4,
+            schedule="cosine",
+            warmup_steps=20,
+            rope_theta=1e7,
+            max_tokens=32_768,
+            zero_stage=1,
+            offload=False,
+            offload_activations=False,
+            num_workers=1,
+            ring_size=1,
+            checkpoint_every=100,
+        ),
+    )
+
+
+RECIPES = {"tiny": tiny, "longva_7b": longva_7b, "smollm2": smollm2}
 
 
 def get_recipe(name: str) -> Recipe:

@@ -13,7 +13,26 @@ PACKAGE = REPOSITORY / "longva_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))
 
-NEVER_RAY = ("video/", "vision/", "ring/", "lm/", "answer/", "shards/workers.py", "shards/store.py")
+NEVER_RAY = (
+    "video/",
+    "vision/",
+    "ring/",
+    "lm/",
+    "answer/",
+    "shards/workers.py",
+    "shards/store.py",
+    "train/token_shards.py",
+    "train/text_corpus.py",
+    "train/text_mixture.py",
+    "train/text_packing.py",
+    "train/text_report.py",
+    "train/text_sources.py",
+    "train/text_tokenise.py",
+    "evaluate/niah.py",
+    "evaluate/vniah.py",
+    "evaluate/perplexity.py",
+    "evaluate/heatmap.py",
+)
 OPTIONAL = [
     "decord",
     "deepspeed",

@@ -1,0 +1,48 @@
+"""Turn text into token shards for the text extension.
+
+    ray job submit --working-dir . -- python jobs/prepare_text.py \\
+        --recipe longva_7b --texts /data/SlimPajama/train/chunk1 --output /data/tokens-224k
+
+Reads JSON lines (.jsonl, .gz, .zst), Parquet, datasets saved by Hugging Face `datasets`, or folders
+of text files. Runs again where it stopped. Beside the shards lie report.json and report.png."""
+
+import logging
+from dataclasses import dataclass
+
+import ray
+
+from longva_ray.config import TextDataConfig
+from longva_ray.options import absolute, parse, run_job
+from longva_ray.recipes import get_recipe, materialise
+from longva_ray.train.text_pipeline import prepare_text
+from longva_ray.train.text_report import read_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Turn text into token shards for the text extension."""
+
+    texts: tuple[str, ...]
+    """Files, folders and URIs of text, in the order that numbers the documents."""
+    output: str = "outputs/tokens"
+    """Folder or URI of the token shards."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from."""
+    text: TextDataConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    texts = [absolute(place) for place in options.texts]
+    output = absolute(options.output)
+    ray.init(ignore_reinit_error=True)
+    checkpoint = options.text.tokenizer or materialise(get_recipe(options.recipe))
+    prepare_text(texts, output=output, checkpoint=checkpoint, config=options.text)
+    print(read_report(output).to_text())
+    print(f"token shards, report.json and report.png are in {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)

@@ -1,0 +1,1 @@
+"""Training: packing, image chat, preferences, the loop, ZeRO, checkpoints, the memory plan."""

@@ -1,0 +1,338 @@
+"""Token shards: packed training sequences on disk, and where the documents inside them end.
+
+    <folder>/part-00000.arrow ...   Arrow IPC, one record batch: input_ids [T] int32,
+                                    document_lengths, num_padding
+    <folder>/token_shards.json      the manifest, written last: every part is there
+
+    shards = TokenShards("/data/tokens-224k")     # or a URI
+    sequence = shards[0]                          # T tokens, mapped from disk, not copied
+    layout = ZigzagLayout(document_lengths=sequence.document_lengths, world_size=4)
+
+Every row holds exactly T tokens. Where documents ran out, padding fills the row and is a document
+of its own, the last of the row, so a layout takes the lengths as they are; only the labels of the
+last `num_padding` tokens have to be ignored. Rows are shuffled when they are written: read them in
+order. On a local disk a row is a view on mapped pages; from an object store a part is fetched whole
+and kept until another one is asked for. What it does not do: shuffle, batch, or shift labels.
+
+Shapes: T tokens of one sequence, N sequences of a part.
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import itertools
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.fs
+from transformers import PreTrainedTokenizerBase
+
+from longva_ray.config import from_dict
+from longva_ray.filesystem import resolve
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "token_shards.json"
+INCOMING = ".incoming"
+"""Folder of half-written files, on the same file system as the shards so that a rename is
+atomic."""
+_KEY = b"longva_ray.content_key"
+
+TokenIds = npt.NDArray[np.int32]
+
+
+class TokenShardError(ValueError):
+    """A folder holds no token shards, damaged ones, or those of another tokenizer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TokenSequence:
+    """One row: a packed sequence.
+
+    Raises ValueError when lengths and tokens do not add up.
+    """
+
+    input_ids_T: TokenIds
+    """Exactly T token ids, read-only when they come from disk."""
+    document_lengths: tuple[int, ...]
+    """Tokens of each document or piece of one, in order; they sum to T, padding included as the
+    last document."""
+    num_padding: int
+    """Tokens at the end that are padding, whose labels are to be ignored; mostly 0."""
+
+    def __post_init__(self) -> None:
+        lengths = self.document_lengths
+        if sum(lengths) != len(self.input_ids_T) or min(lengths, default=0) < 1:
+            raise ValueError(
+                f"documents of {lengths} tokens do not fill a sequence of {len(self.input_ids_T)}"
+            )
+        if self.num_padding not in (0, lengths[-1]):
+            raise ValueError(
+                f"num_padding is {self.num_padding}, but padding is a document of its own and the "
+                f"last one has {lengths[-1]} tokens"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PartRecord:
+    """One file of shards, as the manifest lists it."""
+
+    num_sequences: int
+    num_bytes: int
+    largest_id: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TokenShardsMetadata:
+    """The manifest: what is in the folder and where it came from."""
+
+    sequence_length: int
+    """T."""
+    num_sequences: int
+    num_tokens: int
+    """Tokens without padding."""
+    num_padding: int
+    largest_id: int
+    """Largest token id in the shards: a model needs a row of its embedding for it."""
+    tokenizer_fingerprint: str
+    vocabulary_size: int
+    """Tokens that the tokenizer knows, special ones included."""
+    separator_id: int
+    """The token that stands before (BOS) or behind (EOS) every document."""
+    seed: int
+    source: tuple[str, ...]
+    """Names of the files that were read, in order."""
+    source_fingerprint: str
+    """Hash over names, sizes and times of those files."""
+    content_key: str
+    """Hash of everything that decided the tokens; every part carries it too."""
+    settings: dict[str, Any]
+    """The resolved settings that the shards were made with."""
+    versions: dict[str, str]
+    """Packages that had a say in the tokens."""
+    part_sequences: tuple[int, ...]
+    part_bytes: tuple[int, ...]
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "TokenShardsMetadata":
+        return from_dict(cls, json.loads(text))
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """32 hex digits over the serialised tokenizer: equal for tokenizers that give equal tokens.
+
+    Truncation and padding are left out: they are state that a call leaves behind, and no shard is
+    made with them. A tokenizer without a serialised form is known by its class and vocabulary.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        described = json.loads(backend.to_str())
+        described.pop("truncation", None)
+        described.pop("padding", None)
+    else:
+        described = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    text = json.dumps(described, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class TokenShards:
+    """The sequences of one folder or URI, read in order: `len(shards)`, `shards[i]`, iteration.
+
+    Travels between processes by name, so workers may be handed one. Raises TokenShardError when the
+    place holds no complete token shards.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place)
+        self._filesystem, self._root = resolve(self.place)
+        self.metadata = read_manifest(self.place)
+        self._first_row = [0, *itertools.accumulate(self.metadata.part_sequences)]
+        self._is_local = isinstance(self._filesystem, pyarrow.fs.LocalFileSystem)
+        self._batches: dict[int, pa.RecordBatch] = {}
+
+    def __len__(self) -> int:
+        return self.metadata.num_sequences
+
+    def __getitem__(self, index: int) -> TokenSequence:
+        """Sequence `index`; negative ones count from the end. IndexError outside the shards."""
+        row = index + len(self) if index < 0 else index
+        if not 0 <= row < len(self):
+            raise IndexError(f"sequence {index} of token shards that hold {len(self)}")
+        part = bisect.bisect_right(self._first_row, row) - 1
+        batch = self._batch(part)
+        row_in_part = row - self._first_row[part]
+        ids = batch.column("input_ids").flatten().to_numpy(zero_copy_only=True)
+        length = self.metadata.sequence_length
+        return TokenSequence(
+            input_ids_T=ids[row_in_part * length : (row_in_part + 1) * length],
+            document_lengths=tuple(batch.column("document_lengths")[row_in_part].as_py()),
+            num_padding=batch.column("num_padding")[row_in_part].as_py(),
+        )
+
+    def __iter__(self) -> Iterator[TokenSequence]:
+        return (self[index] for index in range(len(self)))
+
+    def __reduce__(self) -> tuple[type["TokenShards"], tuple[str]]:
+        return TokenShards, (self.place,)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises TokenShardError unless the shards were made with this very tokenizer."""
+        fingerprint = tokenizer_fingerprint(tokenizer)
+        made_with = self.metadata.tokenizer_fingerprint
+        if fingerprint != made_with:
+            raise TokenShardError(
+                f"{self.place} was made with tokenizer {made_with} "
+                f"({self.metadata.vocabulary_size} tokens), but this model's is {fingerprint} "
+                f"({len(tokenizer)} tokens): its ids mean other text; prepare the text again with "
+                "this model"
+            )
+
+    def _batch(self, part: int) -> pa.RecordBatch:
+        if part not in self._batches:
+            if not self._is_local:
+                self._batches.clear()
+            self._batches[part] = self._open(part)
+        return self._batches[part]
+
+    def _open(self, part: int) -> pa.RecordBatch:
+        path = f"{self._root}/{part_name(part)}"
+        info = self._filesystem.get_file_info(path)
+        expected = self.metadata.part_bytes[part]
+        if info.type != pyarrow.fs.FileType.File:
+            raise TokenShardError(f"{path} is gone although {MANIFEST_NAME} lists it; {_AGAIN}")
+        if info.size != expected:
+            raise TokenShardError(
+                f"{path} has {info.size} bytes instead of {expected}: it was cut short or "
+                f"replaced; {_AGAIN}"
+            )
+        reader = _open_ipc(self._filesystem, path)
+        if reader.schema.metadata[_KEY].decode() != self.metadata.content_key:
+            raise TokenShardError(f"{path} comes from another run than its manifest; {_AGAIN}")
+        return reader.get_batch(0)
+
+
+_AGAIN = f"delete the folder's {MANIFEST_NAME} and prepare the text again to restore it"
+
+
+def read_manifest(place: str) -> TokenShardsMetadata:
+    """The manifest of a folder or URI; TokenShardError says what is wrong with it."""
+    filesystem, root = resolve(place)
+    try:
+        with filesystem.open_input_stream(f"{root}/{MANIFEST_NAME}") as file:
+            text = file.read().decode()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise TokenShardError(
+            f"{place} is no folder of token shards: it has no {MANIFEST_NAME}, which is written "
+            "last; make one with jobs/prepare_text.py, or run that again if it was interrupted"
+        ) from error
+    try:
+        metadata = TokenShardsMetadata.from_json(text)
+    except (ValueError, TypeError) as error:
+        raise TokenShardError(
+            f"{place}/{MANIFEST_NAME} is not a manifest of this version ({error}); delete the "
+            "folder and prepare the text again"
+        ) from error
+    if metadata.format_version != FORMAT_VERSION:
+        raise TokenShardError(
+            f"{place} has format {metadata.format_version}, this version reads {FORMAT_VERSION}; "
+            "prepare the text again"
+        )
+    return metadata
+
+
+class TokenShardWriter:
+    """Writes the parts of one run, from any process, and its manifest at the end.
+
+    A file under its final name is complete, and equal rows under an equal key give equal bytes.
+    """
+
+    def __init__(self, place: str, *, content_key: str, sequence_length: int) -> None:
+        self._filesystem, self._root = resolve(place)
+        self._schema = pa.schema(
+            [
+                pa.field("input_ids", pa.list_(pa.int32(), sequence_length), nullable=False),
+                pa.field("document_lengths", pa.list_(pa.int32()), nullable=False),
+                pa.field("num_padding", pa.int32(), nullable=False),
+            ],
+            metadata={_KEY: content_key.encode()},
+        )
+        self._sequence_length = sequence_length
+
+    def write_part(self, part: int, sequences: Sequence[TokenSequence]) -> PartRecord:
+        """Write one part under its final name, or not at all."""
+        ids_NT = np.stack([sequence.input_ids_T for sequence in sequences])
+        assert ids_NT.shape[1] == self._sequence_length
+        assert ids_NT.dtype == np.int32
+        columns = [
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(ids_NT.reshape(-1)), type=self._schema.field("input_ids").type
+            ),
+            pa.array([sequence.document_lengths for sequence in sequences], pa.list_(pa.int32())),
+            pa.array([sequence.num_padding for sequence in sequences], pa.int32()),
+        ]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, self._schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        content = sink.getvalue()
+        write_atomically(self._filesystem, self._root, part_name(part), content)
+        return PartRecord(
+            num_sequences=len(sequences),
+            num_bytes=content.size,
+            largest_id=int(ids_NT.max()),
+        )
+
+    def existing_part(self, part: int, num_sequences: int) -> PartRecord | None:
+        """The part if an earlier run under the same key wrote it, else None."""
+        path = f"{self._root}/{part_name(part)}"
+        info = self._filesystem.get_file_info(path)
+        if info.type != pyarrow.fs.FileType.File:
+            return None
+        try:
+            reader = _open_ipc(self._filesystem, path)
+            if not reader.schema.equals(self._schema, check_metadata=True):
+                return None
+            batch = reader.get_batch(0)
+        except (pa.ArrowInvalid, OSError):
+            return None
+        if batch.num_rows != num_sequences:
+            return None
+        return PartRecord(
+            num_sequences=num_sequences,
+            num_bytes=info.size,
+            largest_id=int(batch.column("input_ids").flatten().to_numpy().max()),
+        )
+
+    def commit(self, metadata: TokenShardsMetadata) -> None:
+        """Declare the shards complete."""
+        content = metadata.to_json().encode()
+        write_atomically(self._filesystem, self._root, MANIFEST_NAME, content)
+
+
+def part_name(part: int) -> str:
+    return f"part-{part:05d}.arrow"
+
+
+def write_atomically(
+    filesystem: pyarrow.fs.FileSystem, root: str, name: str, content: bytes | pa.Buffer
+) -> None:
+    """Write `root/name` completely or not at all: under a temporary name first, then renamed."""
+    temporary = f"{root}/{INCOMING}/{uuid.uuid4().hex}"
+    filesystem.create_dir(f"{root}/{INCOMING}", recursive=True)
+    with filesystem.open_output_stream(temporary) as file:
+        file.write(content)
+    filesystem.move(temporary, f"{root}/{name}")
+
+
+def _open_ipc(filesystem: pyarrow.fs.FileSystem, path: str) -> pa.ipc.RecordBatchFileReader:
+    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        return pa.ipc.open_file(pa.memory_map(path))
+    return pa.ipc.open_file(filesystem.open_input_file(path).read_buffer())
