@@ -1,5 +1,6 @@
 """`longva`: the commands for a person at one machine. Clusters are used through `jobs/`."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -108,6 +109,18 @@ def serve(arguments: list[str]) -> int:
     return 0
 
 
+def plan(arguments: list[str]) -> int:
+    from longva_ray.train.plan_report import PlanOptions, make_plan, print_plan
+
+    options = parse(PlanOptions, arguments)
+    found = make_plan(options)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_plan(found, Console())
+    return 0
+
+
 def _start_ray() -> None:
     """Connect to the cluster of this machine or start one, without its own chatter."""
     import ray
@@ -117,13 +130,19 @@ def _start_ray() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"demo": demo, "ask": ask, "serve": serve}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "demo": demo,
+    "ask": ask,
+    "serve": serve,
+    "plan": plan,
+}
 
 USAGE = """usage: longva COMMAND [OPTIONS]
 
   demo [VIDEO]           encode a video into shards and ask about it over HTTP
   ask VIDEO "QUESTION"   answer a question about a video
   serve                  serve chat and scoring by HTTP
+  plan                   memory of a training step, and the longest sequence that fits
 
 longva COMMAND --help lists the options of a command. Clusters: see jobs/ and docs/cluster.md.
 """

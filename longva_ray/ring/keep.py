@@ -12,14 +12,17 @@ is the order that checkpointing itself relies on. It lives exactly as long as th
 Without it everything is still correct; the ring just runs twice.
 
 Trade-off: one output (and its log-sum-exp) a layer stays in memory, about as much as the layer
-input that checkpointing keeps. What it does not do: regions inside regions (the inner one
-recomputes the ring).
+input that checkpointing keeps; hooks for saved tensors, such as torch's `save_on_cpu`, may put it
+elsewhere. What it does not do: regions inside regions (the inner one recomputes the ring).
 """
 
 import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
+from typing import Any
+
+from torch.autograd.graph import saved_tensors_hooks
 
 from longva_ray.ring.block import OutAndLse
 
@@ -27,8 +30,15 @@ from longva_ray.ring.block import OutAndLse
 class _Region(contextlib.AbstractContextManager["_Region"]):
     """One checkpointed region, in its first run or, as often as needed, in a recomputation."""
 
-    def __init__(self, results: list[OutAndLse], *, replaying: bool) -> None:
+    def __init__(
+        self,
+        results: list[tuple[Any, Any]],
+        hooks: saved_tensors_hooks | None,
+        *,
+        replaying: bool,
+    ) -> None:
         self._results = results
+        self._hooks = hooks
         self._replaying = replaying
         self._next = 0
         self._token: Token[_Region | None] | None = None
@@ -51,23 +61,32 @@ class _Region(contextlib.AbstractContextManager["_Region"]):
         if not self._replaying:
             result = compute()
             # Detached aliases: the output itself will own the graph, and the graph owns this list.
-            self._results.append((result[0].detach(), result[1].detach()))
+            out, lse = (tensor.detach() for tensor in result)
+            if self._hooks is not None:
+                out, lse = (self._hooks.pack_hook(tensor) for tensor in (out, lse))
+            self._results.append((out, lse))
             return result
         assert self._next < len(self._results), (
             "a checkpointed region calls the ring more often now"
         )
         out, lse = self._results[self._next]
         self._next += 1
+        if self._hooks is not None:
+            return self._hooks.unpack_hook(out), self._hooks.unpack_hook(lse)
         return out.detach(), lse.detach()
 
 
 _region: ContextVar[_Region | None] = ContextVar("ring_checkpoint_region", default=None)
 
 
-def keep_ring_forward() -> tuple[_Region, _Region]:
-    """The `context_fn` of `checkpoint`: contexts for the first run and for recomputations."""
-    results: list[OutAndLse] = []
-    return _Region(results, replaying=False), _Region(results, replaying=True)
+def keep_ring_forward(hooks: saved_tensors_hooks | None = None) -> tuple[_Region, _Region]:
+    """The `context_fn` of `checkpoint`: contexts for the first run and for recomputations.
+
+    `hooks` pack what is remembered and unpack it again, as they would for tensors that autograd
+    saves; bind them with `functools.partial`.
+    """
+    results: list[tuple[Any, Any]] = []
+    return _Region(results, hooks, replaying=False), _Region(results, hooks, replaying=True)
 
 
 def kept(compute: Callable[[], OutAndLse]) -> OutAndLse:
