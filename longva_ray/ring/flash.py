@@ -14,6 +14,7 @@ the shapes under fake CUDA tensors; the operators themselves are compared with a
 the tests marked `gpu`.
 """
 
+import abc
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -33,11 +34,12 @@ class Packed(NamedTuple):
     max_keys: int
 
 
-class FlashLayoutKernel:
+class FlashLayoutKernel(abc.ABC):
     """What both CUDA kernels share: from (B, N, S, H) to the rows that they take, and back."""
 
-    name = "abstract"
+    name: str
 
+    @abc.abstractmethod
     def call_forward(
         self,
         q: torch.Tensor,
@@ -48,8 +50,8 @@ class FlashLayoutKernel:
         scale: float,
     ) -> OutAndLse:
         """(B, S, N, H) -> out, lse (B, N, S); or packed rows (S, N, H) -> out, lse (N, S)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def call_backward(
         self,
         grad_out: torch.Tensor,
@@ -63,7 +65,6 @@ class FlashLayoutKernel:
         scale: float,
     ) -> Gradients:
         """Gradients in the layout of q, k and v."""
-        raise NotImplementedError
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block: Block, *, scale: float
