@@ -6,6 +6,7 @@
 Job logs and CI are no terminals, so they get plain lines at most every `LOG_INTERVAL_S` seconds and
 no control characters."""
 
+import datetime
 import logging
 import sys
 import time
@@ -26,17 +27,20 @@ class Progress:
         self._unit = unit
         self._total = total
         self._done = 0
+        self._before = 0
+        self._note = ""
         self._started = self._last_log = time.monotonic()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn(title),
             rich.progress.BarColumn(),
             rich.progress.TextColumn("{task.completed:.0f} {task.fields[unit]}"),
             rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TextColumn("{task.fields[note]}"),
             rich.progress.TimeElapsedColumn(),
             disable=not sys.stderr.isatty(),
             console=rich.console.Console(stderr=True),
         )
-        self._task = self._bar.add_task(title, total=total, unit=unit, rate="")
+        self._task = self._bar.add_task(title, total=total, unit=unit, rate="", note="")
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -53,16 +57,43 @@ class Progress:
 
     def advance(self, amount: int) -> None:
         """Count `amount` more units as done."""
-        self._done += amount
-        self._bar.update(self._task, completed=self._done, rate=self._rate())
+        self._show(self._done + amount, "")
+
+    def reach(self, done: int, note: str) -> None:
+        """Say how far the whole work is, and something about it.
+
+        What was done at the first call counts for no rate: work that is continued, and warmup.
+        """
+        if self._done == 0:
+            self._before, self._started = done, time.monotonic()
+        self._show(done, note)
+
+    def _show(self, done: int, note: str) -> None:
+        self._done, self._note = done, note
+        shown = ", ".join(part for part in (note, self._remaining()) if part)
+        self._bar.update(self._task, completed=done, rate=self._rate(), note=shown)
         if self._bar.disable and time.monotonic() - self._last_log > LOG_INTERVAL_S:
             self._log()
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._started
-        return f"{self._done / max(elapsed, 1e-9):.1f} {self._unit}/s"
+        return f"{(self._done - self._before) / max(elapsed, 1e-9):.1f} {self._unit}/s"
+
+    def _remaining(self) -> str:
+        """Time to the end at the rate so far; empty when either is unknown."""
+        done = self._done - self._before
+        if self._total is None or done <= 0:
+            return ""
+        seconds = (time.monotonic() - self._started) / done * (self._total - self._done)
+        return f"{datetime.timedelta(seconds=round(seconds))} left"
 
     def _log(self) -> None:
         self._last_log = time.monotonic()
         of_total = f" of {self._total}" if self._total is not None else ""
-        logger.info("%s: %d%s %s, %s", self._title, self._done, of_total, self._unit, self._rate())
+        parts = [
+            f"{self._done}{of_total} {self._unit}",
+            self._rate(),
+            self._note,
+            self._remaining(),
+        ]
+        logger.info("%s: %s", self._title, ", ".join(part for part in parts if part))

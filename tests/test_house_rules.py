@@ -40,7 +40,6 @@ OPTIONAL = [
     "ring_flash_attn",
     "liger_kernel",
     "boto3",
-    "fsspec",
 ]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -1,0 +1,73 @@
+"""Stretch the context of a language model on text.
+
+    ray job submit --working-dir . -- python jobs/extend_text.py --shards /data/tokens \\
+        --storage /data/runs --name extend-1 --recipe longva_7b
+
+The same --name continues a run that was stopped or lost. Exit status 0 only when it is finished."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from longva_ray.config import ExtendConfig
+from longva_ray.filesystem import is_uri
+from longva_ray.options import absolute, parse, run_job
+from longva_ray.recipes import get_recipe
+from longva_ray.train.base_model import prepare_base
+from longva_ray.train.launch import train
+from longva_ray.train.text_stage import TextStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Stretch the context of a language model on text."""
+
+    shards: str
+    """Token shards (jobs/prepare_text.py): a folder or URI."""
+    name: str
+    """Name of the run: its folder below the storage, and what continues it."""
+    storage: str = "outputs/runs"
+    """Folder or URI that every worker reaches."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from."""
+    model: str | None = None
+    """Causal language model instead of the recipe's: a folder, a Hugging Face id, or a GGUF
+    file."""
+    extend: ExtendConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    storage, shards = absolute(options.storage), absolute(options.shards)
+    stage = TextStage(options.extend, base=find_base(options, storage), shards=shards)
+    stage.check_inputs()
+    ray.init(ignore_reinit_error=True)
+    documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
+    outcome = train(stage, options.extend, storage=storage, name=options.name, documents=documents)
+    where = f"{storage}/{options.name}"
+    if outcome.status == "finished":
+        print(f"finished after {outcome.step} steps; the model is in {where}/final")
+        return 0
+    print(f"{outcome.status} after step {outcome.step}. {outcome.message}")
+    print(f"the same --name continues from the last checkpoint in {where}")
+    return 1
+
+
+def find_base(options: Options, storage: str) -> str:
+    """The base model, as a place that every worker can load."""
+    model = options.model or get_recipe(options.recipe).base
+    if model is None:
+        raise ValueError(f"recipe {options.recipe} has no base model; give one with --model")
+    if Path(model).exists():
+        model = absolute(model)
+    if model.endswith(".gguf") and is_uri(storage):
+        raise ValueError("a GGUF file is converted into the storage, which then must be a folder")
+    return prepare_base(model, Path(storage) / options.name / "base")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)

@@ -1,0 +1,225 @@
+"""Start a training run on a Ray cluster and stay with it until it ends.
+
+    train(stage, config, storage="/data/runs", name="extend-1", ...) -> Outcome
+
+Whatever can be known to be wrong is said before a worker starts. The same name under the same
+storage continues a run: after a crash of the driver, after a stop, or by Ray Train itself when a
+worker is lost. The first SIGTERM or Ctrl-C lets the workers finish their step and save; the second
+one ends at once.
+
+    storage/name/metrics.jsonl, tensorboard/   numbers of every step
+    storage/name/step_0000200/                 checkpoints (`train.checkpoints`)
+    storage/name/final/                        the result, with recipe and provenance beside it
+
+Trade-off: trackers write where the driver is. Where storage is a URI, metrics are copied to it when
+the run ends.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from longva_ray.filesystem import is_uri, resolve
+from longva_ray.train import checkpoints
+from longva_ray.train.loop import Outcome
+from longva_ray.train.session import Monitor
+from longva_ray.train.settings import TrainConfig
+from longva_ray.train.stage import Stage
+from longva_ray.train.watch import Watch
+from longva_ray.train.worker import work
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    stage: Stage,
+    config: TrainConfig,
+    *,
+    storage: str,
+    name: str,
+    documents: dict[str, Any],
+) -> Outcome:
+    """Run a stage to its end; needs a connection to a cluster (`ray.init`).
+
+    Args:
+        storage: absolute folder or URI that driver and all workers reach.
+        documents: what is written as JSON beside the result, by file name.
+
+    Raises ValueError for storage that cannot be used, trackers that are not installed, or a
+    checkpoint under this name that belongs to another run.
+    """
+    filesystem, root = probe_storage(storage, name)
+    check_continues(stage, config, filesystem, f"{root}/{name}")
+    _warn_of_small_cluster(config)
+    monitor = _start_monitor()
+    settings = {
+        "stage": stage,
+        "config": config,
+        "monitor": monitor,
+        "final": f"{root}/{name}/final",
+        "documents": documents,
+    }
+    trainer = _Trainer(
+        work,
+        train_loop_config=settings,
+        torch_config=TorchConfig(
+            backend="nccl" if config.gpus_per_worker else "gloo",
+            timeout_s=config.collective_timeout_s,
+        ),
+        scaling_config=_scaling(config),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=root,
+            storage_filesystem=filesystem if is_uri(storage) else None,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+    with _tracker_folder(filesystem, f"{root}/{name}", remote=is_uri(storage)) as folder:
+        watch = Watch(monitor, config, folder=folder, name=name)
+        return watch.follow(lambda: _fit(trainer))
+
+
+def probe_storage(storage: str, name: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """File system and root of `storage`, after writing, reading and deleting a file in it.
+
+    Raises ValueError with what failed.
+    """
+    probe = b"longva"
+    try:
+        filesystem, root = resolve(storage)
+        folder = f"{root}/{name}"
+        filesystem.create_dir(folder, recursive=True)
+        path = f"{folder}/.probe"
+        with filesystem.open_output_stream(path) as writer:
+            writer.write(probe)
+        with filesystem.open_input_stream(path) as reader:
+            found = reader.read()
+        filesystem.delete_file(path)
+    except (OSError, pa.ArrowException, ImportError) as error:
+        raise ValueError(
+            f"storage {storage!r} cannot be written, read and cleared from here: {error}; give a "
+            "folder or URI that this machine and all workers may write to"
+        ) from error
+    if found != probe:
+        raise ValueError(f"storage {storage!r} returned other bytes than were written")
+    return filesystem, root
+
+
+def check_continues(
+    stage: Stage, config: TrainConfig, filesystem: pyarrow.fs.FileSystem, folder: str
+) -> None:
+    """Raise ValueError when the newest checkpoint in a run's folder belongs to another run."""
+    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    saved = sorted(info.path for info in inside if info.base_name.startswith("step_"))
+    for path in reversed(saved):
+        file = f"{path}/{checkpoints.PROGRESS}"
+        if filesystem.get_file_info(file).type == pyarrow.fs.FileType.File:
+            with filesystem.open_input_stream(file) as reader:
+                progress = checkpoints.Progress.parse(reader.read())
+            checkpoints.check_same_run(progress, stage.identity(), config)
+            return
+
+
+def explain(error: TrainingFailedError) -> str:
+    """A failure in a few lines: what each rank said, and which ranks said nothing."""
+    if not isinstance(error, WorkerGroupError):
+        return str(error)
+    lines = [
+        f"rank {rank}: {_last_line(failure)}"
+        for rank, failure in sorted(error.worker_failures.items())
+    ]
+    return "\n".join(["the workers failed; ranks that are not listed said nothing:", *lines])
+
+
+def _last_line(failure: Exception) -> str:
+    lines = [line for line in str(failure).splitlines() if line.strip()]
+    return f"{type(failure).__name__}: {lines[-1].strip() if lines else ''}"
+
+
+def _fit(trainer: TorchTrainer) -> Outcome:
+    """Run the trainer; a run that fails or diverges names its last good checkpoint."""
+    try:
+        result: Any = trainer.fit()
+    except TrainingFailedError as error:
+        return Outcome(status="failed", step=0, message=explain(error))
+    outcome: Outcome = result.return_value
+    if outcome.status != "diverged":
+        return outcome
+    good = result.checkpoint.path if result.checkpoint else "none was written"
+    return Outcome(
+        status="diverged",
+        step=outcome.step,
+        message=f"{outcome.message}; last good checkpoint: {good}",
+    )
+
+
+class _Trainer(TorchTrainer):
+    """Without the actor that frees the workers' resources when it believes the controller dead.
+
+    It asks whatever cluster it finds on the machine (Ray 2.60), so a second cluster there ends
+    healthy runs. Ray frees the resources of a driver that dies all the same.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unwanted = "PlacementGroupCleanerCallback"
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if type(callback).__name__ != unwanted]
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    resources = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    return ray.train.ScalingConfig(
+        num_workers=config.num_workers,
+        use_gpu=config.gpus_per_worker > 0,
+        resources_per_worker=resources,
+    )
+
+
+def _start_monitor() -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Monitor)
+    return actor.options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _warn_of_small_cluster(config: TrainConfig) -> None:
+    have = ray.cluster_resources()
+    for kind, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
+        need = each * config.num_workers
+        if need > have.get(kind, 0):
+            logger.warning(
+                "%d workers need %g %ss and the cluster shows %g: waiting for it to grow",
+                config.num_workers,
+                need,
+                kind,
+                have.get(kind, 0),
+            )
+
+
+@contextmanager
+def _tracker_folder(
+    filesystem: pyarrow.fs.FileSystem, target: str, *, remote: bool
+) -> Iterator[Path]:
+    """Where trackers write: the run's own folder, or a local one that is copied there."""
+    if not remote:
+        yield Path(target)
+        return
+    with tempfile.TemporaryDirectory(prefix="longva-run-") as folder:
+        try:
+            yield Path(folder)
+        finally:
+            pyarrow.fs.copy_files(folder, target, destination_filesystem=filesystem)

@@ -1,0 +1,225 @@
+"""The training loop of one worker, whatever the stage: step, watch, save, stop.
+
+    run(stage, config, mesh, device, session) -> Outcome
+
+The loop knows no Ray: whatever reaches beyond this process (records, checkpoints, the wish to stop)
+goes through a `Session`, so that tests and notebooks can run it alone. All decisions are taken from
+numbers that every rank has, so all ranks take them in the same step: one small all-reduce a step
+carries the labels that the loss is divided by and whether anybody was asked to stop.
+
+A loss or gradient that is not finite ends the run before anything is saved: what is saved is good.
+
+What it does not do: evaluate, or read ahead while the device computes.
+"""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from longva_ray.ring.mesh import RingMesh
+from longva_ray.train import checkpoints
+from longva_ray.train.engine import Engine, make_engine
+from longva_ray.train.schedule import learning_rate
+from longva_ray.train.settings import TrainConfig
+from longva_ray.train.speed import matmul_peak
+from longva_ray.train.stage import DTYPES, MicroBatch, Stage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """What one optimizer step was."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Mean over all labelled tokens of the step, in nats."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    labels: int
+    tokens: int
+    """Over all workers, without padding."""
+    flops: float
+    """Model FLOPs of the step, over all workers."""
+    seconds: float
+    memory_gib: float
+    """Peak of rank 0: device memory, or host memory of a CPU worker."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Literal["finished", "stopped", "diverged", "failed"]
+    step: int
+    message: str = ""
+    peak_flops: float | None = None
+    """FLOPs per second of one worker's matrix product (`train.speed`)."""
+
+
+class Session(Protocol):
+    """The world outside a worker."""
+
+    def stop_requested(self) -> bool:
+        """Whether this rank was asked to stop after the step; must not wait."""
+        ...
+
+    def record(self, record: StepRecord) -> None:
+        """A step is done; called on rank 0."""
+        ...
+
+    def checkpoint_folder(self) -> Path:
+        """A new local folder for this rank's share of a checkpoint."""
+        ...
+
+    def keep(self, folder: Path, record: StepRecord, *, wait: bool) -> None:
+        """Persist a written folder, on all ranks; `wait` until it is safe."""
+        ...
+
+    def latest(self) -> AbstractContextManager[Path | None]:
+        """The last checkpoint, with the shares of all ranks, as a local folder."""
+        ...
+
+    def final_folder(self) -> AbstractContextManager[Path]:
+        """A local folder whose content is published when the context ends; called on rank 0."""
+        ...
+
+
+def run(
+    stage: Stage, config: TrainConfig, mesh: RingMesh, device: torch.device, session: Session
+) -> Outcome:
+    """Train from the last checkpoint, or from the start, to the end; every rank calls it."""
+    module = stage.build(mesh, device)
+    engine = make_engine(module, stage.parameter_groups(), config, device)
+    stage.check()
+    with session.latest() as folder:
+        start = 0
+        if folder is not None:
+            start = checkpoints.restore(engine, folder, stage.identity(), config)
+    logger.info("training from step %d to %d", start, config.steps)
+
+    for step in range(start, config.steps):
+        with _named_waits(mesh, step + 1, config.collective_timeout_s):
+            record, stop = _train_step(stage, engine, config, device, session, step)
+        if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
+            message = f"step {record.step}: loss {record.loss}, gradient norm {record.grad_norm}"
+            return Outcome(status="diverged", step=step, message=message)
+        if _rank(mesh) == 0:
+            session.record(record)
+        last = record.step == config.steps
+        if stop or last or record.step % config.checkpoint_every == 0:
+            folder = session.checkpoint_folder()
+            checkpoints.save(engine, folder, record.step, stage.identity(), config)
+            session.keep(folder, record, wait=stop or last)
+        if stop and not last:
+            return Outcome(status="stopped", step=record.step)
+
+    _publish(stage, engine, session, mesh)
+    peak = matmul_peak(device, DTYPES[config.dtype])
+    return Outcome(status="finished", step=config.steps, peak_flops=peak)
+
+
+def _train_step(
+    stage: Stage,
+    engine: Engine,
+    config: TrainConfig,
+    device: torch.device,
+    session: Session,
+    step: int,
+) -> tuple[StepRecord, bool]:
+    """One optimizer step, unless its loss is not finite; and whether to stop after it."""
+    started = time.perf_counter()
+    batches = stage.micro_batches(step)
+    totals = _totals(batches, session.stop_requested(), device)
+    num_labels = int(totals[0])
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    for batch in batches:
+        share = engine(**batch.inputs, denominator=num_labels)
+        engine.backward(share, last=batch is batches[-1])
+        loss += share.detach()
+    value, norm = float(loss), math.nan
+    rate = learning_rate(
+        step,
+        peak=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        steps=config.steps,
+        schedule=config.schedule,
+    )
+    if math.isfinite(value):
+        norm = engine.step(rate)
+    record = StepRecord(
+        step=step + 1,
+        loss=value,
+        grad_norm=norm,
+        learning_rate=rate,
+        labels=num_labels,
+        tokens=int(totals[1]),
+        flops=float(totals[2]),
+        seconds=time.perf_counter() - started,
+        memory_gib=_memory_gib(device),
+    )
+    return record, bool(totals[3])
+
+
+def _totals(batches: list[MicroBatch], stop: bool, device: torch.device) -> torch.Tensor:
+    """Labels, tokens and FLOPs of a step over all ranks, and how many were asked to stop."""
+    sums = [
+        sum(batch.num_labels for batch in batches),
+        sum(batch.num_tokens for batch in batches),
+        sum(batch.flops for batch in batches),
+        stop,
+    ]
+    totals = torch.tensor(sums, dtype=torch.float64, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(totals)
+    return totals.cpu()
+
+
+def _publish(stage: Stage, engine: Engine, session: Session, mesh: RingMesh) -> None:
+    """Collect the whole weights on rank 0 and let the stage write them."""
+    weights = engine.whole_weights(stage.model())
+    if _rank(mesh) == 0:
+        with session.final_folder() as folder:
+            stage.save(weights, folder)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def _named_waits(mesh: RingMesh, step: int, timeout_s: int) -> Iterator[None]:
+    """Say who waited, and where, when a collective fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "timed out" in text or "timeout" in text:
+            what = f"waited more than {timeout_s} s for another rank, which hangs or is gone"
+        elif "connection" in text:
+            what = "lost the connection to another rank"
+        else:
+            raise
+        raise RuntimeError(
+            f"rank {_rank(mesh)} (ring {mesh.data_rank}, place {mesh.ring_rank} in it) {what}, in "
+            f"step {step}: {error}"
+        ) from error
+
+
+def _rank(mesh: RingMesh) -> int:
+    return mesh.data_rank * mesh.ring_size + mesh.ring_rank
+
+
+def _memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30

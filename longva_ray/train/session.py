@@ -1,0 +1,115 @@
+"""A worker's connection to Ray Train: checkpoints, step records, and the wish to stop.
+
+Checkpoints are written to a local folder and uploaded to the run's storage in the background while
+training goes on; the last one is waited for. Step records and the wish to stop do not go through
+`ray.train.report`, which makes all ranks wait for each other: a small actor beside the driver takes
+the ones and holds the other.
+"""
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from longva_ray.train.loop import Session, StepRecord
+
+
+class Monitor:
+    """Mailbox between rank 0 and the driver; runs as an actor beside the driver."""
+
+    def __init__(self) -> None:
+        self._records: list[StepRecord] = []
+        self._started = False
+        self._stop = asyncio.Event()
+
+    async def start(self) -> None:
+        """Workers are about to train."""
+        self._started = True
+
+    async def push(self, record: StepRecord) -> None:
+        self._records.append(record)
+
+    async def take(self) -> list[StepRecord]:
+        """Records since the last call."""
+        taken, self._records = self._records, []
+        return taken
+
+    async def request_stop(self) -> bool:
+        """Ask the workers to stop after their step; whether there are any."""
+        self._stop.set()
+        return self._started
+
+    async def wait_for_stop(self) -> None:
+        """Returns when somebody asked the workers to stop."""
+        await self._stop.wait()
+
+
+class RaySession(Session):
+    """The session of one Ray Train worker."""
+
+    def __init__(self, monitor: Any, *, final: str, documents: dict[str, Any]) -> None:
+        self._monitor = monitor  # a handle on a Monitor actor; those have no types
+        self._final = final
+        self._documents = documents
+        self._stop = monitor.wait_for_stop.remote()
+        monitor.start.remote()
+
+    def stop_requested(self) -> bool:
+        ready, _ = ray.wait([self._stop], timeout=0)
+        return bool(ready)
+
+    def record(self, record: StepRecord) -> None:
+        self._monitor.push.remote(record)
+
+    def checkpoint_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="longva-checkpoint-"))
+
+    def keep(self, folder: Path, record: StepRecord, *, wait: bool) -> None:
+        mode = CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC
+        ray.train.report(
+            {"step": record.step, "loss": record.loss},
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"step_{record.step:07d}",
+            checkpoint_upload_mode=mode,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+        else:
+            with checkpoint.as_directory() as folder:
+                yield Path(folder)
+
+    @contextmanager
+    def final_folder(self) -> Iterator[Path]:
+        filesystem = ray.train.get_context().get_storage().storage_filesystem
+        with tempfile.TemporaryDirectory(prefix="longva-final-") as folder:
+            yield Path(folder)
+            for name, document in self._documents.items():
+                text = json.dumps(document, indent=2, default=str)
+                (Path(folder) / name).write_text(text + "\n")
+            publish(Path(folder), filesystem, self._final)
+
+
+def publish(folder: Path, filesystem: pyarrow.fs.FileSystem, target: str) -> None:
+    """Copy a folder to `target`, which on a local disk is never seen half written."""
+    if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        pyarrow.fs.copy_files(str(folder), target, destination_filesystem=filesystem)
+        return
+    fresh = Path(f"{target}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(folder, fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
