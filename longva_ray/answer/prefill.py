@@ -29,8 +29,17 @@ class Prefill:
 
 
 @torch.inference_mode()
-def prefill(model: PreTrainedModel, inputs_embeds_1TD: torch.Tensor, *, chunk: int) -> Prefill:
+def prefill(
+    model: PreTrainedModel,
+    inputs_embeds_1TD: torch.Tensor,
+    *,
+    chunk: int,
+    cache: DynamicCache | None = None,
+) -> Prefill:
     """Run a prompt through the language model, `chunk` tokens at a time.
+
+    `cache` may already hold the beginning of the prompt (`answer.prefix`), all of it but the last
+    token at most; only the rest is then computed, and appended.
 
     Raises ValueError for an empty prompt or a batch of several.
     """
@@ -39,8 +48,11 @@ def prefill(model: PreTrainedModel, inputs_embeds_1TD: torch.Tensor, *, chunk: i
         raise ValueError(
             f"prefill takes one prompt of at least one token, got batch {batch} of length {length}"
         )
-    cache = DynamicCache(config=model.config)
-    for part_1TD in inputs_embeds_1TD.split(chunk, dim=1):
+    if cache is None:
+        cache = DynamicCache(config=model.config)
+    cached = cache.get_seq_length()
+    assert cached < length, "the last token has to be computed: its logits are the result"
+    for part_1TD in inputs_embeds_1TD[:, cached:].split(chunk, dim=1):
         output = model(
             inputs_embeds=part_1TD, past_key_values=cache, use_cache=True, logits_to_keep=1
         )

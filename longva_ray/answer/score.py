@@ -4,14 +4,14 @@ Section 4 of the paper: an answer counts as right when, at every position of its
 likely token is the answer's token. Beside that verdict stands the log-probability, which also ranks
 the options of a multiple choice. The prompt is prefilled once for all options.
 
-Shapes: S tokens of the answer span, W words of the vocabulary.
+Shapes: S tokens of the answer span, T tokens of a text, W words of the vocabulary.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from longva_ray.answer.prefill import Prefill
 
@@ -61,3 +61,21 @@ def score_answer(model: PreTrainedModel, prompt: Prefill, answer_ids: Sequence[i
 def best_option(scores: Sequence[AnswerScore]) -> int:
     """Index of the most likely option by mean log-probability; the first wins a tie."""
     return max(range(len(scores)), key=lambda option: scores[option].mean_logprob)
+
+
+@torch.inference_mode()
+def token_nll(model: PreTrainedModel, token_ids_T: torch.Tensor, *, chunk: int) -> torch.Tensor:
+    """Negative log-likelihood of tokens 1 .. T-1, each given all before it: ids_T -> (T-1) float32.
+
+    Bounded by `chunk` rows of logits at a time."""
+    cache = DynamicCache(config=model.config)
+    parts = []
+    for start in range(0, len(token_ids_T) - 1, chunk):
+        stop = min(start + chunk, len(token_ids_T) - 1)
+        output = model(
+            input_ids=token_ids_T[None, start:stop], past_key_values=cache, use_cache=True
+        )
+        logprobs_TW = output.logits[0].float().log_softmax(-1)
+        targets_T = token_ids_T[start + 1 : stop + 1]
+        parts.append(-logprobs_TW.gather(1, targets_T[:, None])[:, 0])
+    return torch.cat(parts)

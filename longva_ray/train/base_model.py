@@ -8,6 +8,7 @@ only whole, and ZeRO, checks and later stages all want a folder. So it is conver
 What it does not do: quantise. The converted weights are float32.
 """
 
+import copy
 import logging
 from pathlib import Path
 
@@ -33,10 +34,13 @@ def prepare_base(model: str, folder: Path) -> str:
         logger.info("converting %s to %s", file, folder)
         arguments = {"gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
-        weights = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, **arguments
-        )
+        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **arguments)
+        # A model read from GGUF counts as quantised, which transformers refuses to write.
+        config = copy.deepcopy(read.config)
+        del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict())
         with save_folder(folder) as fresh:
             tokenizer.save_pretrained(fresh)
-            weights.save_pretrained(fresh)
+            plain.save_pretrained(fresh)
     return str(folder)

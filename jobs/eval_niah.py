@@ -1,0 +1,51 @@
+"""The needle test on text, for one or several models, with the training-free baseline.
+
+    ray job submit --working-dir . -- python jobs/eval_niah.py --recipe longva_7b \\
+        --models before=Qwen/Qwen2-7B-Instruct after=/checkpoints/qwen2-7b-224k \\
+        --niah.rope-bases 3e6 1e7 3e7 1e8 3e8 1e9 --out /shared/niah
+
+Models are folders or hub names of causal language models, GGUF files, or LongVA checkpoints. Runs
+again where it stopped. Writes niah.json, niah.png and perplexity.png."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from longva_ray.config import NiahConfig
+from longva_ray.evaluate.models import named_subjects
+from longva_ray.evaluate.niah_sweep import describe_niah, run_niah
+from longva_ray.options import absolute, parse, run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The needle-in-a-haystack test on text (appendix A of the paper)."""
+
+    models: tuple[str, ...]
+    """Models as name=path, in the order of the figure's panels."""
+    training_lengths: tuple[int, ...] = ()
+    """Tokens that each model was trained on, for the dotted lines; default: what its
+    configuration says."""
+    out: str = "outputs/niah"
+    """Folder for the report, the figures and the ledgers of finished trials."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from."""
+    niah: NiahConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    out = Path(absolute(options.out))
+    subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)
+    ray.init(ignore_reinit_error=True)
+    report = run_niah(subjects, options.niah, out)
+    print(describe_niah(report))
+    print(f"report and figures: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)

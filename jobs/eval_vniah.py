@@ -1,0 +1,77 @@
+"""The needle test on video, for one or several models: Figure 4 of the paper.
+
+    ray job submit --working-dir . -- python jobs/eval_vniah.py --recipe longva_7b \\
+        --models LongVA=lmms-lab/LongVA-7B --videos /data/film.mp4 \\
+        --vniah.needles /data/v_niah_needles --store s3://bucket/shards --out /shared/vniah
+
+Without --videos a haystack is made; without needles, cards with numbers are. Runs again where it
+stopped. `--combine a/vniah.json b/vniah.json` only draws the models of earlier reports together."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from longva_ray.config import EncodeConfig, VniahConfig
+from longva_ray.evaluate.models import named_subjects
+from longva_ray.evaluate.vniah_sweep import (
+    describe_vniah,
+    draw_vniah,
+    make_haystack,
+    run_vniah,
+)
+from longva_ray.options import absolute, find_videos, parse, run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The visual needle-in-a-haystack test (section 4 of the paper)."""
+
+    models: tuple[str, ...] = ()
+    """LongVA checkpoints as name=path, in the order of the figure's panels."""
+    training_lengths: tuple[int, ...] = ()
+    """Tokens that each language model was trained on, for the dotted lines; default: what its
+    configuration says."""
+    videos: tuple[str, ...] = ()
+    """Videos that make up the haystack, one behind the other; none: one is made from the seed."""
+    store: str = "outputs/shards"
+    """Folder or URI of the embedding shards."""
+    out: str = "outputs/vniah"
+    """Folder for the report, the figure and the ledgers of finished trials."""
+    combine: tuple[str, ...] = ()
+    """Reports (vniah.json) whose models are drawn in one figure; nothing is run."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from."""
+    encode: EncodeConfig
+    vniah: VniahConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    out = Path(absolute(options.out))
+    if options.combine:
+        out.mkdir(parents=True, exist_ok=True)
+        reports = [json.loads(Path(path).read_text()) for path in options.combine]
+        draw_vniah(reports, out / "vniah.png")
+        print(f"figure: {out / 'vniah.png'}")
+        return 0
+    subjects = named_subjects(options.models, options.training_lengths, options.vniah.dtype)
+    ray.init(ignore_reinit_error=True)
+    report = run_vniah(
+        subjects,
+        find_videos(options.videos) or [make_haystack(options.vniah, out)],
+        store=absolute(options.store),
+        config=options.vniah,
+        encode=options.encode,
+        out=out,
+    )
+    print(describe_vniah(report))
+    print(f"report and figure: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)

@@ -1,0 +1,168 @@
+"""The language model under test: any causal one that transformers loads, or a LongVA checkpoint's.
+
+    folder | hub name | file.gguf | LongVA checkpoint -> (model, tokenizer)
+
+The RoPE base may be raised on the way: that is the whole training-free baseline (paper, section
+5.1).
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from longva_ray.config import Dtype
+from longva_ray.lm import released
+from longva_ray.lm.checkpoint import OUR_ARCHITECTURE, load_language_model, load_longva_config
+from longva_ray.lm.rope import assert_rope
+from longva_ray.lm.weights import resolve
+from longva_ray.options import absolute
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A model under test, and how it is run."""
+
+    name: str
+    """What figures and tables call it."""
+    path: str
+    """Folder, name on the hub, or GGUF file."""
+    dtype: Dtype
+    rope_base: float | None = None
+    """RoPE base instead of the checkpoint's."""
+    training_length: int | None = None
+    """Tokens that its language model was trained on: the dotted line. None asks the checkpoint."""
+
+
+def named_subjects(
+    models: Sequence[str], training_lengths: Sequence[int], dtype: Dtype
+) -> list[Subject]:
+    """Subjects from a command line: `name=path` each, and their training lengths or none at all.
+
+    Raises ValueError for other words, a name given twice, or another number of lengths."""
+    if training_lengths and len(training_lengths) != len(models):
+        raise ValueError(
+            f"{len(training_lengths)} training lengths for {len(models)} models; give one for "
+            "each, or none"
+        )
+    named = [model.partition("=") for model in models]
+    names = [name for name, _, _ in named]
+    if not all(name and path for name, _, path in named) or len(set(names)) < len(names):
+        raise ValueError(f"models are {list(models)}; want name=path, every name once")
+    return [
+        Subject(
+            name=name,
+            path=absolute(path) if Path(path).expanduser().exists() else path,
+            dtype=dtype,
+            training_length=training_lengths[place] if training_lengths else None,
+        )
+        for place, (name, _, path) in enumerate(named)
+    ]
+
+
+def is_longva(path: str) -> bool:
+    """Whether a path holds a LongVA checkpoint, ours or a released one, and no plain language
+    model."""
+    if path.endswith(".gguf"):
+        return False
+    config = json.loads((resolve(path) / "config.json").read_text())
+    known = {OUR_ARCHITECTURE, released.ARCHITECTURE}
+    return bool(known & set(config.get("architectures") or []))
+
+
+def load_subject(
+    subject: Subject, *, attention: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, in evaluation mode, on this process's GPU if it sees one.
+
+    Args:
+        subject: which model, its number format and its RoPE base.
+        attention: name of an attention implementation; None leaves the choice to transformers.
+
+    Raises:
+        ValueError: no such checkpoint, or a tokenizer that cannot tell where its tokens lie.
+    """
+    dtype = getattr(torch, subject.dtype)
+    if is_longva(subject.path):
+        loaded = load_language_model(
+            subject.path,
+            dtype=dtype,
+            attn_implementation=attention,
+            rope_theta=subject.rope_base,
+        )
+        model, tokenizer = loaded.model, loaded.tokenizer
+    else:
+        place, source = _source(subject.path)
+        config = text_config(subject)
+        tokenizer = AutoTokenizer.from_pretrained(place, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype=dtype, attn_implementation=attention, **source
+        )
+        assert_rope(model, config)
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def text_config(subject: Subject) -> PreTrainedConfig:
+    """Configuration of the subject's language model, with the subject's RoPE base; no weights."""
+    if is_longva(subject.path):
+        config = load_longva_config(subject.path).text
+    else:
+        place, source = _source(subject.path)
+        config = AutoConfig.from_pretrained(place, **source)
+    if subject.rope_base is not None:
+        config.rope_parameters = {**config.rope_parameters, "rope_theta": subject.rope_base}
+    return config
+
+
+def fingerprint_checkpoint(path: str) -> str:
+    """32 hex digits over a checkpoint's files that decide its answers; reads all weights once.
+
+    Raises ValueError when there is no such checkpoint.
+    """
+    place, source = _source(path)
+    names = [source["gguf_file"]] if source else _files(resolve(path))
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        file = (Path(place) if source else resolve(path)) / name
+        digest.update(name.encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    kinds = ("*.safetensors", "*.json", "*.model", "*.txt")
+    names = {file.name for kind in kinds for file in folder.glob(kind)}
+    return sorted(names - {"README.md", "model.safetensors.index.json", "recipe.json"})
+
+
+def _source(path: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers loads from, and the keyword that a GGUF file takes."""
+    if not path.endswith(".gguf"):
+        return str(resolve(path)), {}
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"no GGUF file {file}; give its path, ending in .gguf")
+    if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
+        raise ValueError(
+            f"{file}: transformers reads it with gguf and accelerate; pip install "
+            "'longva-ray[gguf]'"
+        )
+    return str(file.parent), {"gguf_file": file.name}

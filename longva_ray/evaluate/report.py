@@ -1,0 +1,58 @@
+"""Outcomes of trials -> scores of cells with intervals, averages, and what produced them.
+
+A cell is one length and depth; its score the share of right trials, by the paper's teacher-forced
+rule and by free generation, each with Wilson's 95% interval. An average over the grid pools its
+trials.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from longva_ray.evaluate.interval import wilson
+from longva_ray.evaluate.ledger import Outcome
+
+PACKAGES = ("longva-ray", "torch", "transformers", "ray")
+
+
+def rate(outcomes: Sequence[Outcome], verdict: str) -> dict[str, Any] | None:
+    """Share of outcomes with that verdict and its interval; None when it was not asked for."""
+    verdicts = [outcome[verdict] for outcome in outcomes if outcome[verdict] is not None]
+    if not verdicts:
+        return None
+    return {
+        "score": sum(verdicts) / len(verdicts),
+        "interval_95": list(wilson(sum(verdicts), len(verdicts))),
+        "trials": len(verdicts),
+    }
+
+
+def rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Both verdicts: `exact` (teacher-forced, the paper's rule) and `generated`."""
+    return {verdict: rate(outcomes, verdict) for verdict in ("exact", "generated")}
+
+
+def describe_rates(both: dict[str, Any] | None) -> list[str]:
+    """A line for a person for each verdict that there is."""
+    return [
+        f"{verdict}: {found['score']:.3f} "
+        f"[{found['interval_95'][0]:.3f}, {found['interval_95'][1]:.3f}] of {found['trials']}"
+        for verdict, found in (both or {}).items()
+        if found
+    ]
+
+
+def by_cell(
+    outcomes: Iterable[Outcome], cell: Callable[[Outcome], tuple[Any, ...]]
+) -> dict[tuple[Any, ...], list[Outcome]]:
+    """Outcomes of each cell, cells in ascending order."""
+    cells: dict[tuple[Any, ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        cells.setdefault(cell(outcome), []).append(outcome)
+    return dict(sorted(cells.items()))
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of what computes the scores."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
