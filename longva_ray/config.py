@@ -13,7 +13,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from longva_ray.train.settings import AlignConfig as AlignConfig
 from longva_ray.train.settings import ExtendConfig as ExtendConfig
+from longva_ray.train.settings import ImageDataConfig as ImageDataConfig
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
 
@@ -135,6 +137,9 @@ class TextDataConfig:
     domain_field: str | None = "meta.redpajama_set_name"
     """Field or column of the domain, whose share in tokens is kept (default: SlimPajama's); None
     puts everything into one. In a folder of text files the domain is the first subfolder."""
+    labels_field: str | None = None
+    """Field or column with the character spans [start, stop) of a text that are trained on; the
+    rest is read only. None trains on everything, as language models are."""
     parse_special_tokens: bool = False
     """Whether `<|im_start|>` and the like in a text become control tokens; by default a text cannot
     contain any."""
@@ -318,8 +323,17 @@ class Recipe:
     vniah: VniahConfig = VniahConfig()
     base: str | None = None
     """Folder or Hugging Face id of the language model that text extension starts from."""
-    extend: ExtendConfig = ExtendConfig()
+    extend: ExtendConfig = dataclasses.field(default_factory=ExtendConfig)
     text: TextDataConfig = TextDataConfig()
+    images: ImageDataConfig = dataclasses.field(default_factory=ImageDataConfig)
+    align_projector: AlignConfig = dataclasses.field(
+        default_factory=lambda: AlignConfig(
+            train="projector", learning_rate=1e-3, steps=3_000, warmup_steps=90
+        )
+    )
+    """Stage 1: 558K captions of about 180 tokens, once, at the scripts' learning rate."""
+    align: AlignConfig = dataclasses.field(default_factory=AlignConfig)
+    """Stage 2."""
 
 
 def from_dict(config_class: type[ConfigT], values: dict[str, Any]) -> ConfigT:

@@ -11,11 +11,13 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longva_ray.config import (
+    AlignConfig,
     EncodeConfig,
     ExtendConfig,
+    ImageDataConfig,
     NiahConfig,
     Recipe,
     ServeConfig,
@@ -63,7 +65,7 @@ def tiny() -> Recipe:
             rope_theta=1e6,
             max_tokens=2048,
             dtype="float32",
-            # DeepSpeed's bookkeeping would cost more than the model's arithmetic.
+            # Nothing to divide: ZeRO-3 with offload would cost a fifth more time.
             zero_stage=0,
             offload=False,
             checkpoint_activations=False,
@@ -82,6 +84,30 @@ def tiny() -> Recipe:
             part_tokens=2**20,
             task_cpus=0.5,
         ),
+        images=ImageDataConfig(row_tokens=2048, task_cpus=0.5),
+        align_projector=_tiny_alignment(train="projector", learning_rate=2e-3, steps=200),
+        align=_tiny_alignment(learning_rate=5e-4, vision_learning_rate=2.5e-4, steps=400),
+    )
+
+
+def _tiny_alignment(**settings: Any) -> AlignConfig:
+    """Rows of one worker each: they are too short to be worth a ring."""
+    return AlignConfig(
+        **settings,
+        sequences_per_step=2,
+        warmup_steps=20,
+        betas=(0.9, 0.95),
+        grids_per_forward=512,
+        dtype="float32",
+        # As in the extension, there is nothing to divide.
+        zero_stage=0,
+        offload=False,
+        checkpoint_activations=False,
+        offload_activations=False,
+        num_workers=2,
+        ring_size=1,
+        gpus_per_worker=0,
+        checkpoint_every=100,
     )
 
 
@@ -113,6 +139,11 @@ def smollm2() -> Recipe:
             tokenizer="HuggingFaceTB/SmolLM2-135M-Instruct", sequence_length=32_768
         ),
         base="HuggingFaceTB/SmolLM2-135M-Instruct",
+        niah=NiahConfig(
+            lengths=(2048, 4096, 8192, 16_384, 32_768),
+            depths=(0.0, 0.25, 0.5, 0.75, 1.0),
+            rope_bases=(3e5, 1e6, 3e6, 1e7),
+        ),
         extend=ExtendConfig(
             steps=300,
             sequences_per_step=8,

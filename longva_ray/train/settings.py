@@ -6,6 +6,8 @@ Each default cites its source: a section of the paper, or the released scripts w
 import dataclasses
 from typing import Literal
 
+from longva_ray.video.sampling import Sampling
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -115,4 +117,74 @@ class ExtendConfig(TrainConfig):
             raise ValueError(
                 f"sequences_per_step must be a multiple of rings x rows_per_batch = "
                 f"{self.data_size} x {self.rows_per_batch}, got {self.sequences_per_step}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageDataConfig:
+    """How images and conversations in LLaVA's form become vision shards (section 3.2)."""
+
+    row_tokens: int = 32_768
+    """Most tokens in a row of packed samples; a longer sample cannot be used (scripts: 32768)."""
+    image_folder: str | None = None
+    """What paths of images are relative to; None, the folder of each JSON file."""
+    sampling: str = "1fps"
+    """Which frames of a video sample: `1fps`, `uniform:32` or `every`."""
+    on_error: Literal["skip", "stop"] = "skip"
+    """What to do with a sample that cannot be used: leave it out and name it in the report, or
+    stop."""
+    seed: int = 0
+    """Decides the order of the samples, and what `random` in a mixture takes."""
+    part_samples: int = 256
+    """Samples in one file of shards: the unit of parallel work and of resuming."""
+    task_cpus: float = 1.0
+    """CPUs that Ray reserves for one task."""
+    max_tasks: int | None = None
+    """Most tasks at a time; None means as many as the cluster has CPUs for."""
+
+    def __post_init__(self) -> None:
+        Sampling.parse(self.sampling)
+        for name in ("row_tokens", "part_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"images.{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_tasks is not None and self.max_tasks < 1:
+            raise ValueError(f"images.max_tasks must be at least 1 or None, got {self.max_tasks}")
+        if self.task_cpus <= 0:
+            raise ValueError(f"images.task_cpus must be above 0, got {self.task_cpus}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig(TrainConfig):
+    """One stage of vision alignment (section 3.2: the two stages of LLaVA-1.6); numbers of the
+    released scripts, by default those of the second."""
+
+    train: Literal["projector", "all"] = "all"
+    """Stage 1 trains the projector, stage 2 everything."""
+    vision_learning_rate: float = 2e-6
+    """Of the vision tower, which `learning_rate` is not for; its schedule is the same."""
+    grids_per_forward: int = 16
+    """Grids in one forward pass of the vision tower. Bounds its memory whatever a row holds."""
+    steps: int = 20_000
+    """LLaVA-1.6's 760K samples of about 850 tokens, once, at one row of 32768 tokens a step."""
+    sequences_per_step: int = 1
+    """Packed rows in one optimizer step; one holds as many samples as the scripts' batch on 8
+    GPUs."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = 600
+    """The scripts warm up for 3% of the steps."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        if self.vision_learning_rate < 0:
+            raise ValueError(
+                f"vision_learning_rate must not be negative, got {self.vision_learning_rate}"
+            )
+        if self.grids_per_forward < 1:
+            raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")
+        if self.sequences_per_step % self.data_size:
+            raise ValueError(
+                f"sequences_per_step must be a multiple of the number of rings, "
+                f"{self.data_size}, got {self.sequences_per_step}"
             )

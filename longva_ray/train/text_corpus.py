@@ -109,7 +109,7 @@ class PackPart:
             ids_T[:used] = tokens[token : token + used]
             sequences.append(
                 TokenSequence(
-                    input_ids_T=ids_T,
+                    marked_ids_T=ids_T,
                     document_lengths=(*lengths, padding) if padding else tuple(lengths),
                     num_padding=padding,
                 )

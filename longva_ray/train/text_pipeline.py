@@ -14,22 +14,18 @@ import dataclasses
 import hashlib
 import json
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs
-import ray
-import ray.data
-from ray.data import TaskPoolStrategy
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.config import TextDataConfig
 from longva_ray.filesystem import resolve
 from longva_ray.progress import Progress
+from longva_ray.train.tasks import run_tasks
 from longva_ray.train.text_corpus import Corpus, PackPart, PartPlan, part_plans
 from longva_ray.train.text_mixture import count_copies
 from longva_ray.train.text_packing import pack, shuffled_stream
@@ -279,42 +275,9 @@ def _write_parts(run: _Run, parts: list[PartPlan], content_key: str) -> list[Par
 def _run_tasks(
     worker: Callable[..., Any], tasks: list[tuple[Any, ...]], config: TextDataConfig
 ) -> Iterator[tuple[int, Any]]:
-    """`worker(*task)` for every task somewhere in the cluster; yields each task's number, which is
-    its first entry, and its result, in the order in which they finish."""
-    if not tasks:
-        return
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    if 0 < cpus < config.task_cpus:
-        raise ValueError(
-            f"a task needs {config.task_cpus:g} CPUs, but the cluster has {cpus:g}; lower "
-            "text.task_cpus, fractions are allowed"
-        )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True
-    rows = [{"number": task[0], "task": pickle.dumps(task)} for task in tasks]
-    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Task(worker),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=TaskPoolStrategy(size=config.max_tasks),
-        num_cpus=config.task_cpus,
-        memory=TASK_MEMORY,
+    return run_tasks(
+        worker, tasks, cpus=config.task_cpus, memory=TASK_MEMORY, most=config.max_tasks
     )
-    for row in graph.iter_rows():
-        yield row["number"], pickle.loads(row["result"])
-
-
-class _Task:
-    """Unpacks a task from its row and packs its result: a row carries one opaque value."""
-
-    def __init__(self, worker: Callable[..., Any]) -> None:
-        self._worker = worker
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        task = pickle.loads(row.column("task")[0].as_py())
-        result = self._worker(*task)
-        return pa.table({"number": row.column("number"), "result": [pickle.dumps(result)]})
 
 
 def _clean(run: _Run, metadata: TokenShardsMetadata) -> None:

@@ -68,6 +68,8 @@ class Document:
 
     text: str
     domain: str
+    labels: tuple[tuple[int, int], ...] | None = None
+    """Character spans [start, stop) that are trained on; None is everything."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -333,8 +335,16 @@ def _document(where: str, record: Any, config: TextDataConfig) -> Document | Bad
         )
     if not text.isascii() and not _is_unicode(text):
         return BadRecord(f"{where}: the text holds half of a surrogate pair, which is no character")
+    labels = None
+    if config.labels_field is not None:
+        labels = _spans(_field(record, config.labels_field), len(text))
+        if labels is None:
+            return BadRecord(
+                f"{where}: field {config.labels_field!r} must hold pairs of characters [start, "
+                f"stop) within the {len(text)} of the text; text.labels_field names another one"
+            )
     if config.domain_field is None:
-        return Document(text, ONE_DOMAIN)
+        return Document(text, ONE_DOMAIN, labels)
     domain = _field(record, config.domain_field)
     if not isinstance(domain, str | int) or not _is_unicode(str(domain)):
         return BadRecord(
@@ -342,7 +352,18 @@ def _document(where: str, record: Any, config: TextDataConfig) -> Document | Bad
             f"{', '.join(map(str, record))}; text.domain_field names another one, or None for a "
             "single domain"
         )
-    return Document(text, str(domain))
+    return Document(text, str(domain), labels)
+
+
+def _spans(value: Any, num_characters: int) -> tuple[tuple[int, int], ...] | None:
+    """Pairs of integers that lie within a text, or None."""
+    if not isinstance(value, list):
+        return None
+    for span in value:
+        is_pair = isinstance(span, list) and [type(end) for end in span] == [int, int]
+        if not is_pair or not 0 <= span[0] <= span[1] <= num_characters:
+            return None
+    return tuple((start, stop) for start, stop in value)
 
 
 def _field(record: dict[str, Any], name: str) -> Any:

@@ -187,11 +187,8 @@ class TextStage:
             world_size=mesh.ring_size,
         )
         ids_BT = torch.from_numpy(np.concatenate([row.input_ids_T for row in rows]))[None].long()
-        labels_BT = next_token_labels(ids_BT, layout)
-        stop = 0
-        for row in rows:
-            stop += len(row.input_ids_T)
-            labels_BT[:, stop - row.num_padding : stop] = IGNORE_INDEX
+        is_label_BT = torch.from_numpy(np.concatenate([row.is_label_T for row in rows]))[None]
+        labels_BT = next_token_labels(ids_BT.where(is_label_BT, IGNORE_INDEX), layout)
         labels_BL = layout.split(labels_BT, mesh.ring_rank, dim=1, pad_value=IGNORE_INDEX)
         ids_BL = layout.split(ids_BT, mesh.ring_rank, dim=1, pad_value=0)
         num_tokens = sum(len(row.input_ids_T) - row.num_padding for row in rows)

@@ -35,7 +35,7 @@ from longva_ray.train.text_sources import (
     TextError,
     read_documents,
 )
-from longva_ray.train.token_shards import INCOMING, write_atomically
+from longva_ray.train.token_shards import INCOMING, mark_read_only, write_atomically
 
 TOKEN_DTYPE = np.dtype("<i4")
 _BATCH_DOCUMENTS = 256
@@ -209,12 +209,24 @@ class TokeniseGroup:
             add_special_tokens=False,
             split_special_tokens=not spec.config.parse_special_tokens,
             return_attention_mask=False,
+            return_offsets_mapping=spec.config.labels_field is not None,
             verbose=False,  # texts may be longer than the model's context: they are cut later
-        )["input_ids"]
-        for ids in encoded:
+        )
+        for index, (document, ids) in enumerate(zip(batch, encoded["input_ids"], strict=True)):
+            if document.labels is not None:
+                ids = _read_only_outside(document.labels, ids, encoded["offset_mapping"][index])
             separator = [spec.separator.token_id]
             whole = separator + ids if spec.separator.side == "before" else ids + separator
             yield np.array(whole, dtype=TOKEN_DTYPE)
+
+
+def _read_only_outside(
+    spans: Sequence[tuple[int, int]], ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Token ids, those whose last character is in no span marked (`mark_read_only`)."""
+    is_label = [any(start < end <= stop for start, stop in spans) for _, end in offsets]
+    marked = mark_read_only(np.array(ids, TOKEN_DTYPE), ~np.array(is_label, np.bool_))
+    return marked.tolist()
 
 
 class _Tally:

@@ -10,9 +10,11 @@
 
 Every row holds exactly T tokens. Where documents ran out, padding fills the row and is a document
 of its own, the last of the row, so a layout takes the lengths as they are; only the labels of the
-last `num_padding` tokens have to be ignored. Rows are shuffled when they are written: read them in
-order. On a local disk a row is a view on mapped pages; from an object store a part is fetched whole
-and kept until another one is asked for. What it does not do: shuffle, batch, or shift labels.
+last `num_padding` tokens have to be ignored. Tokens that are read but not trained on (a prompt) are
+stored complemented; `TokenSequence` tells them apart. Rows are shuffled when they are written: read
+them in order. On a local disk a row is a view on mapped pages; from an object store a part is
+fetched whole and kept until another one is asked for. What it does not do: shuffle, batch, or shift
+labels.
 
 Shapes: T tokens of one sequence, N sequences of a part.
 """
@@ -57,8 +59,9 @@ class TokenSequence:
     Raises ValueError when lengths and tokens do not add up.
     """
 
-    input_ids_T: TokenIds
-    """Exactly T token ids, read-only when they come from disk."""
+    marked_ids_T: TokenIds
+    """Exactly T token ids, complemented (`mark_read_only`) where a token is no label; not writable
+    when they come from disk."""
     document_lengths: tuple[int, ...]
     """Tokens of each document or piece of one, in order; they sum to T, padding included as the
     last document."""
@@ -67,15 +70,37 @@ class TokenSequence:
 
     def __post_init__(self) -> None:
         lengths = self.document_lengths
-        if sum(lengths) != len(self.input_ids_T) or min(lengths, default=0) < 1:
+        if sum(lengths) != len(self.marked_ids_T) or min(lengths, default=0) < 1:
             raise ValueError(
-                f"documents of {lengths} tokens do not fill a sequence of {len(self.input_ids_T)}"
+                f"documents of {lengths} tokens do not fill a sequence of {len(self.marked_ids_T)}"
             )
         if self.num_padding not in (0, lengths[-1]):
             raise ValueError(
                 f"num_padding is {self.num_padding}, but padding is a document of its own and the "
                 f"last one has {lengths[-1]} tokens"
             )
+
+    @property
+    def input_ids_T(self) -> TokenIds:
+        """Exactly T token ids."""
+        return unmark(self.marked_ids_T)
+
+    @property
+    def is_label_T(self) -> npt.NDArray[np.bool_]:
+        """Where the token is trained on: neither read only nor padding."""
+        is_label_T = self.marked_ids_T >= 0
+        is_label_T[len(is_label_T) - self.num_padding :] = False
+        return is_label_T
+
+
+def mark_read_only(ids: TokenIds, where: npt.NDArray[np.bool_]) -> TokenIds:
+    """Complement (~id, which is negative) the ids of tokens that are read but are no labels."""
+    return np.where(where, ~ids, ids)
+
+
+def unmark(marked_ids: TokenIds) -> TokenIds:
+    """The token ids, whatever their marks; the array itself where nothing is marked."""
+    return np.maximum(marked_ids, ~marked_ids) if (marked_ids < 0).any() else marked_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +198,7 @@ class TokenShards:
         ids = batch.column("input_ids").flatten().to_numpy(zero_copy_only=True)
         length = self.metadata.sequence_length
         return TokenSequence(
-            input_ids_T=ids[row_in_part * length : (row_in_part + 1) * length],
+            marked_ids_T=ids[row_in_part * length : (row_in_part + 1) * length],
             document_lengths=tuple(batch.column("document_lengths")[row_in_part].as_py()),
             num_padding=batch.column("num_padding")[row_in_part].as_py(),
         )
@@ -269,7 +294,7 @@ class TokenShardWriter:
 
     def write_part(self, part: int, sequences: Sequence[TokenSequence]) -> PartRecord:
         """Write one part under its final name, or not at all."""
-        ids_NT = np.stack([sequence.input_ids_T for sequence in sequences])
+        ids_NT = np.stack([sequence.marked_ids_T for sequence in sequences])
         assert ids_NT.shape[1] == self._sequence_length
         assert ids_NT.dtype == np.int32
         columns = [
@@ -287,7 +312,7 @@ class TokenShardWriter:
         return PartRecord(
             num_sequences=len(sequences),
             num_bytes=content.size,
-            largest_id=int(ids_NT.max()),
+            largest_id=int(unmark(ids_NT).max()),
         )
 
     def existing_part(self, part: int, num_sequences: int) -> PartRecord | None:
@@ -308,7 +333,7 @@ class TokenShardWriter:
         return PartRecord(
             num_sequences=num_sequences,
             num_bytes=info.size,
-            largest_id=int(batch.column("input_ids").flatten().to_numpy().max()),
+            largest_id=int(unmark(batch.column("input_ids").flatten().to_numpy()).max()),
         )
 
     def commit(self, metadata: TokenShardsMetadata) -> None:

@@ -141,8 +141,15 @@ class FrameEncoder(nn.Module):
         # torch.tensor copies: arrays from Arrow or Ray are read-only, which torch.from_numpy warns
         # about.
         pixels = torch.tensor(grids_GYXC) if isinstance(grids_GYXC, np.ndarray) else grids_GYXC
-        pixels_GCYX = self._normalise(pixels.to(device))
-        return self._pool(self.projector(self.tower(pixels_GCYX)))
+        return self.encode_in_place(pixels.to(device))
+
+    def encode_in_place(self, grids_GYXC: Tensor) -> Tensor:
+        """One micro-batch, with gradients, on the device of its pixels.
+
+        For trainers that keep weights elsewhere until a layer uses them, so that where the weights
+        are says nothing.
+        """
+        return self._pool(self.projector(self.tower(self._normalise(grids_GYXC))))
 
     @staticmethod
     def _normalise(grids_GYXC: Tensor) -> Tensor:

@@ -222,6 +222,27 @@ def test_documents_kept_whole(ray_cluster: str, tokenizer_folder: str, tmp_path:
     assert sorted(packed_documents(tmp_path / "out")[0]) == sorted(each["text"] for each in records)
 
 
+def test_only_the_named_characters_are_labels(
+    ray_cluster: str, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    text = "Question: 17? Answer: 17."
+    record = {"text": text, "domain": "d", "labels": [[22, 25]]}
+    path = write_jsonl(tmp_path / "a.jsonl", [record, {**record, "labels": []}])
+    prepare(path, tmp_path / "out", tokenizer_folder, replace(CONFIG, labels_field="labels"))
+    row = TokenShards(tmp_path / "out")[0]
+    first, second = (slice(0, 26), slice(26, 52))
+    assert bytes(row.input_ids_T[first][:-1].tolist()).decode() == text
+    trained = [
+        bytes(row.input_ids_T[span][row.is_label_T[span]][:-1].tolist()) for span in (first, second)
+    ]
+    assert sorted(trained) == [b"", b"17."]
+    assert not row.is_label_T[52:].any()
+
+    path = write_jsonl(tmp_path / "b.jsonl", [{**record, "labels": [[22, 26]]}])
+    with pytest.raises(TextError, match="line 1: field 'labels' must hold pairs"):
+        prepare(path, tmp_path / "bad", tokenizer_folder, replace(CONFIG, labels_field="labels"))
+
+
 @pytest.mark.parametrize("parse", [False, True])
 def test_control_tokens_in_a_text(
     ray_cluster: str, tokenizer_folder: str, tmp_path: Path, parse: bool

@@ -23,7 +23,7 @@ LENGTH = 8
 
 def sequence(first: int, lengths: tuple[int, ...] = (3, 5), padding: int = 0) -> TokenSequence:
     ids_T = np.arange(first, first + LENGTH, dtype=np.int32)
-    return TokenSequence(input_ids_T=ids_T, document_lengths=lengths, num_padding=padding)
+    return TokenSequence(marked_ids_T=ids_T, document_lengths=lengths, num_padding=padding)
 
 
 def write(folder: Path, parts: list[list[TokenSequence]]) -> TokenShardsMetadata:

@@ -56,7 +56,7 @@ def write_shards(folder: Path, base: str, *, num_rows: int = 13) -> str:
         ids = rng.integers(97, 105, ROW_TOKENS, dtype=np.int32)
         rows.append(
             TokenSequence(
-                input_ids_T=ids,
+                marked_ids_T=ids,
                 document_lengths=tuple(length for length in lengths if length),
                 num_padding=padding,
             )

@@ -1,0 +1,67 @@
+"""Teach a language model to see: one of the two stages of vision alignment.
+
+    ray job submit --working-dir . -- python jobs/align_vision.py --stage projector \\
+        --model /data/longva-base --shards /data/captions --storage /data/runs --name align-1
+    ray job submit --working-dir . -- python jobs/align_vision.py --stage all \\
+        --model /data/runs/align-1/final --shards /data/vision --storage /data/runs --name align-2
+
+Stage 1 trains the projector, stage 2 everything. The same --name continues a run that was stopped
+or lost. Exit status 0 only when it is finished."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import ray
+
+from longva_ray.config import AlignConfig
+from longva_ray.options import absolute, parse, run_job
+from longva_ray.train.launch import train
+from longva_ray.train.vision_stage import VisionStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Teach a language model to see: one of the two stages of vision alignment."""
+
+    model: str
+    """LongVA checkpoint to start from: language model and vision tower, joined, or the result of
+    the stage before."""
+    shards: str
+    """Vision shards (jobs/prepare_images.py): a folder or URI."""
+    name: str
+    """Name of the run: its folder below the storage, and what continues it."""
+    stage: Literal["projector", "all"]
+    """Which of the recipe's two stages: its settings are --align-projector.* or --align.*"""
+    storage: str = "outputs/runs"
+    """Folder or URI that every worker reaches."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from."""
+    align_projector: AlignConfig
+    align: AlignConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    storage, shards = absolute(options.storage), absolute(options.shards)
+    base = absolute(options.model) if Path(options.model).exists() else options.model
+    config = options.align_projector if options.stage == "projector" else options.align
+    stage = VisionStage(config, base=base, shards=shards)
+    stage.check_inputs()
+    ray.init(ignore_reinit_error=True)
+    documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
+    outcome = train(stage, config, storage=storage, name=options.name, documents=documents)
+    where = f"{storage}/{options.name}"
+    if outcome.status == "finished":
+        print(f"finished after {outcome.step} steps; the model is in {where}/final")
+        return 0
+    print(f"{outcome.status} after step {outcome.step}. {outcome.message}")
+    print(f"the same --name continues from the last checkpoint in {where}")
+    return 1
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)

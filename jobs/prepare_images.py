@@ -1,0 +1,61 @@
+"""Turn images and conversations into vision shards for the alignment.
+
+    ray job submit --working-dir . -- python jobs/prepare_images.py \\
+        --recipe longva_7b --model /data/longva-base --data /data/llava/mixture.yaml \\
+        --output /data/vision-32k
+
+Reads LLaVA's JSON and JSON lines, and YAML mixtures of them. Runs again where it stopped. Samples
+that cannot be used are counted, and named with their reason in report.json beside the shards."""
+
+import json
+import logging
+from dataclasses import dataclass
+
+import ray
+
+from longva_ray.config import ImageDataConfig
+from longva_ray.filesystem import resolve
+from longva_ray.options import absolute, parse, run_job
+from longva_ray.recipes import get_recipe, materialise
+from longva_ray.train.vision_pipeline import REPORT_NAME, prepare_images
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Turn images and conversations into vision shards for the alignment."""
+
+    data: tuple[str, ...]
+    """Files and URIs: .json, .jsonl, or .yaml with `datasets: [{json_path, sampling_strategy}]`."""
+    output: str = "outputs/vision"
+    """Folder or URI of the vision shards."""
+    recipe: str = "tiny"
+    """Named set-up that everything else starts from."""
+    model: str | None = None
+    """LongVA checkpoint that will be trained, instead of the recipe's."""
+    images: ImageDataConfig
+
+
+def main() -> int:
+    options = parse(Options)
+    output = absolute(options.output)
+    places = [absolute(place) for place in options.data]
+    ray.init(ignore_reinit_error=True)
+    checkpoint = options.model or materialise(get_recipe(options.recipe))
+    prepare_images(places, output=output, checkpoint=checkpoint, config=options.images)
+    filesystem, root = resolve(output)
+    with filesystem.open_input_stream(f"{root}/{REPORT_NAME}") as file:
+        report = json.loads(file.read())
+    left_out = report.pop("left_out")
+    print(", ".join(f"{value:,} {name}" for name, value in report.items()))
+    print(f"{len(left_out)} samples were left out")
+    for each in left_out[:SHOWN]:
+        print(f"  {each['sample_id']}: {each['reason']}")
+    print(f"vision shards and {REPORT_NAME} are in {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)
