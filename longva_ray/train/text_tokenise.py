@@ -214,19 +214,22 @@ class TokeniseGroup:
         )
         for index, (document, ids) in enumerate(zip(batch, encoded["input_ids"], strict=True)):
             if document.labels is not None:
-                ids = _read_only_outside(document.labels, ids, encoded["offset_mapping"][index])
+                ids = _read_only_outside(document, ids, encoded["offset_mapping"][index])
             separator = [spec.separator.token_id]
             whole = separator + ids if spec.separator.side == "before" else ids + separator
             yield np.array(whole, dtype=TOKEN_DTYPE)
 
 
 def _read_only_outside(
-    spans: Sequence[tuple[int, int]], ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+    document: Document, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
 ) -> list[int]:
-    """Token ids, those whose last character is in no span marked (`mark_read_only`)."""
-    is_label = [any(start < end <= stop for start, stop in spans) for _, end in offsets]
-    marked = mark_read_only(np.array(ids, TOKEN_DTYPE), ~np.array(is_label, np.bool_))
-    return marked.tolist()
+    """Token ids, those whose last character is no label marked (`mark_read_only`)."""
+    # One character more: tokens of no characters end at 0 and look at the last entry.
+    is_label = np.zeros(len(document.text) + 1, np.bool_)
+    for start, stop in document.labels or ():
+        is_label[start:stop] = True
+    last = np.array([end for _, end in offsets], np.int64) - 1
+    return mark_read_only(np.array(ids, TOKEN_DTYPE), ~is_label[last]).tolist()
 
 
 class _Tally:

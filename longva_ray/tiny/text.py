@@ -1,0 +1,289 @@
+"""The text that longva-tiny learns from: recitals, lists, numbers, essays, chats; any amount.
+
+    seed, sizes -> documents {"text", "domain", "labels"} as JSONL, essays as a folder of text files
+
+    recitals  random words, then short spans of them again from random places
+    lists     described scenes, then the same things again, each with its colour
+    numbers   magic numbers of cities among plain sentences, then each again
+    essays    the same, asked for in words at the end (Appendix A of the paper)
+    chats     a list of described scenes and questions about it, in the chat template: what the
+              model is later asked about videos
+
+Only what can be known is a label (`labels`: character spans). That is decisive at this size: a
+model of half a million parameters that is also trained on the random half of such documents found
+out nothing in ten times the steps. Recitals teach it to look back at all; lists and numbers, where
+most tokens are labels of one kind, to look back sharply among many things that look alike; chats
+alone, with one such label in twenty, stayed on their plateau. Captions name the thing first ("a K
+red.") because what follows must be found by what precedes it.
+
+Sizes count tokens of the tiny tokenizer. Does not pack or tokenise: `jobs/prepare_text.py` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from longva_ray.lm.prompt import CHAT_TEMPLATE, TURN_END, TURN_START
+from longva_ray.tiny.tokenizer import (
+    CITIES,
+    DEEDS,
+    ESSAY_WORDS,
+    MANNERS,
+    PEOPLE,
+    PLACES,
+    PREPOSITIONS,
+    SCENE_WORDS,
+    tiny_tokenizer,
+)
+from longva_ray.tiny.world import (
+    COLOURS,
+    DIGITS,
+    LETTERS,
+    SHAPES,
+    THINGS,
+    TOKENS_A_SCENE,
+    Exchange,
+    Scene,
+    describe,
+    exchanges,
+    random_scene,
+)
+
+NUMBER_DIGITS = 7
+SHORTEST = 48
+
+_SYSTEM_TOKENS = 16  # the system turn and the start of the user's
+_EXCHANGE_TOKENS = 22  # the longest question and answer with their turns
+_NUMBER_TOKENS = 17  # a needle
+_QUESTION_TOKENS = 28  # the question of an essay and its answer
+_SENTENCE_TOKENS = 10
+
+Span = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """How much of what."""
+
+    num_tokens: int
+    """About how many tokens in all documents together."""
+    shortest: int
+    longest: int
+    """Tokens of a document: spread evenly over the logarithm between the two."""
+    shares: tuple[tuple[str, float], ...]
+    """Domains and their shares of the documents."""
+
+    def __post_init__(self) -> None:
+        if not SHORTEST <= self.shortest <= self.longest:
+            raise ValueError(
+                f"want {SHORTEST} <= shortest <= longest tokens, got {self.shortest} and "
+                f"{self.longest}"
+            )
+        unknown = [name for name, _ in self.shares if name not in _WRITERS]
+        if unknown or not math.isclose(sum(share for _, share in self.shares), 1.0):
+            raise ValueError(
+                f"want shares of {', '.join(_WRITERS)} that add up to 1, got {dict(self.shares)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    text: str
+    labels: tuple[Span, ...]
+    """Characters [start, stop) that are trained on."""
+    domain: str
+
+
+def documents(corpus: Corpus, seed: int) -> Iterator[Document]:
+    """The documents of a corpus, domains mixed; the same for the same seed."""
+    rng = random.Random(seed)
+    tokenizer = tiny_tokenizer()
+    names, weights = zip(*corpus.shares, strict=True)
+    written = 0
+    while written < corpus.num_tokens:
+        domain = rng.choices(names, weights)[0]
+        low, high = math.log(corpus.shortest), math.log(corpus.longest)
+        budget = round(math.exp(rng.uniform(low, high)))
+        draft = _Draft()
+        _WRITERS[domain](draft, rng, budget)
+        written += len(tokenizer.encode(draft.text))
+        yield Document(draft.text, tuple(draft.labels), domain)
+
+
+def write_corpus(corpus: Corpus, seed: int, path: str | Path) -> None:
+    """Write the documents as JSON lines with the keys `text`, `labels` and `domain`."""
+    with Path(path).open("w") as file:
+        for document in documents(corpus, seed):
+            file.write(json.dumps(dataclasses.asdict(document)) + "\n")
+
+
+def write_essays(folder: str | Path, seed: int, *, num_essays: int, num_sentences: int) -> None:
+    """Write essays without needles, `essay-000.txt` and so on: haystacks of the text NIAH."""
+    rng = random.Random(seed)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for number in range(num_essays):
+        essay = " ".join(_sentences(rng, num_sentences))
+        (Path(folder) / f"essay-{number:03d}.txt").write_text(essay + "\n")
+
+
+def conversation(
+    tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], asked: Sequence[Exchange]
+) -> str:
+    """A list of scenes and questions about it in the chat template, as if the list were a video."""
+    messages = []
+    for number, exchange in enumerate(asked):
+        shown = describe(scenes) + "\n" if number == 0 else ""
+        messages.append({"role": "user", "content": shown + exchange.question})
+        messages.append({"role": "assistant", "content": exchange.answer})
+    return str(tokenizer.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, tokenize=False))
+
+
+def needle(city: str, number: str) -> str:
+    """The hidden sentence of Appendix A."""
+    return f"The magic number of {city} is {number}."
+
+
+def needles_among_shapes(rng: random.Random, num_scenes: int, num_needles: int) -> list[Scene]:
+    """Shapes, and `num_needles` letters and digits, each at most once, at random places."""
+    scenes = [random_scene(rng, ("shape",)) for _ in range(num_scenes)]
+    needles = rng.sample([*LETTERS, *DIGITS], num_needles)
+    for place, thing in zip(rng.sample(range(num_scenes), num_needles), needles, strict=True):
+        scenes[place] = Scene(scenes[place].colour, thing)
+    return scenes
+
+
+class _Draft:
+    """A text in the making, and which of its characters are labels."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.labels: list[Span] = []
+
+    def add(self, text: str, *, label: bool = False) -> None:
+        if label:
+            self.labels.append((len(self.text), len(self.text) + len(text)))
+        self.text += text
+
+
+def _write_recital(draft: _Draft, rng: random.Random, budget: int) -> None:
+    """Spans of 3 to 8 words; the first word of a span cannot be known, the others can."""
+    words = [*SCENE_WORDS, *ESSAY_WORDS, *CITIES, *"0123456789"]
+    pool = rng.sample(words, rng.randint(16, len(words)))
+    first = rng.choices(pool, k=rng.randint(10, max(10, budget * 2 // 3)))
+
+    def add(word: str, *, label: bool = False) -> None:
+        draft.add(word if word.isdigit() else f" {word}", label=label)
+
+    for word in first:
+        add(word)
+    length = len(first)
+    while length < budget:
+        size = rng.randint(3, 8)
+        start = rng.randrange(max(1, len(first) - size))
+        span = first[start : start + size]
+        for place, word in enumerate(span):
+            add(word, label=place > 0)
+        length += len(span)
+
+
+def _write_list(draft: _Draft, rng: random.Random, budget: int) -> None:
+    """Scenes, some of whose things occur once; then those again and again in random order."""
+    num_scenes = rng.randint(2, max(2, budget // (2 * TOKENS_A_SCENE)))
+    once = [
+        Scene(rng.choice(list(COLOURS)), thing)
+        for thing in rng.sample(THINGS, rng.randint(1, min(num_scenes, len(THINGS) - 1)))
+    ]
+    others = [thing for thing in THINGS if all(thing != scene.thing for scene in once)]
+    others = [thing for thing in others if thing in SHAPES] or others
+    scenes = list(once)
+    while len(scenes) < num_scenes:
+        scenes.append(Scene(rng.choice(list(COLOURS)), rng.choice(others)))
+    rng.shuffle(scenes)
+    draft.add(describe(scenes))
+    length = TOKENS_A_SCENE * num_scenes
+    while length + TOKENS_A_SCENE <= budget:
+        scene = rng.choice(once)
+        draft.add(f" a {scene.thing}")
+        draft.add(f" {scene.colour}", label=True)
+        draft.add(".")
+        length += TOKENS_A_SCENE
+
+
+def _write_numbers(draft: _Draft, rng: random.Random, budget: int) -> None:
+    pairs = _hide_numbers(draft, rng, budget, per_number=2 * _NUMBER_TOKENS)
+    for city, number in pairs:
+        before, after = needle(city, number).split(number)
+        draft.add(f" {before}")
+        draft.add(number, label=True)
+        draft.add(after)
+
+
+def _write_essay(draft: _Draft, rng: random.Random, budget: int) -> None:
+    pairs = _hide_numbers(draft, rng, budget, per_number=_NUMBER_TOKENS + _QUESTION_TOKENS)
+    for city, number in pairs:
+        draft.add(f"Question: What is the magic number of {city}? Answer:")
+        draft.add(f" {needle(city, number)}", label=True)
+        draft.add("\n")
+
+
+def _hide_numbers(
+    draft: _Draft, rng: random.Random, budget: int, *, per_number: int
+) -> list[tuple[str, str]]:
+    """Write sentences with magic numbers among them; cities and numbers in random order."""
+    most = max(1, min(6, (budget - 2) // per_number))
+    cities = rng.sample(CITIES, rng.randint(1, most))
+    pairs = [(city, "".join(rng.choices("0123456789", k=NUMBER_DIGITS))) for city in cities]
+    room = (budget - 2 - len(pairs) * per_number) // _SENTENCE_TOKENS
+    sentences = _sentences(rng, rng.randint(0, max(0, room)))
+    for pair in pairs:
+        sentences.insert(rng.randint(0, len(sentences)), needle(*pair))
+    draft.add(" ".join(sentences) + "\n")
+    rng.shuffle(pairs)
+    return pairs
+
+
+def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
+    """Half of the lists show anything; in the others, letters and digits lie among shapes."""
+    room = (budget - _SYSTEM_TOKENS - _EXCHANGE_TOKENS) // TOKENS_A_SCENE
+    num_scenes = rng.randint(2, max(2, room))
+    if rng.random() < 0.5:
+        scenes = [random_scene(rng) for _ in range(num_scenes)]
+    else:
+        scenes = needles_among_shapes(rng, num_scenes, rng.randint(1, min(num_scenes, 22)))
+    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
+    asked = exchanges(scenes, rng, absent=0.25)[: max(1, left // _EXCHANGE_TOKENS)]
+    text = conversation(tiny_tokenizer(), scenes, asked)
+    begin, end = f"{TURN_START}assistant\n", TURN_END
+    for place, piece in enumerate(text.split(begin)):
+        if place == 0:
+            draft.add(piece)
+            continue
+        draft.add(begin)
+        answer, rest = piece.split(end, 1)
+        draft.add(answer + end, label=True)
+        draft.add(rest)
+
+
+_WRITERS: dict[str, Callable[[_Draft, random.Random, int], None]] = {
+    "recitals": _write_recital,
+    "lists": _write_list,
+    "numbers": _write_numbers,
+    "essays": _write_essay,
+    "chats": _write_chat,
+}
+
+
+def _sentences(rng: random.Random, count: int) -> list[str]:
+    """Sentences of the tiny language."""
+    return [
+        f"The {rng.choice(MANNERS)} {rng.choice(PEOPLE)} {rng.choice(DEEDS)} "
+        f"the {rng.choice(PLACES)} {rng.choice(PREPOSITIONS)} the {rng.choice(PLACES)}."
+        for _ in range(count)
+    ]

@@ -1,0 +1,185 @@
+"""The text half of longva-tiny: which text each stage reads, and how it is trained on it.
+
+    TEXT_STAGES: look_back -> pretrain -> extend      each starts from the weights of the one before
+
+`look_back` makes the circuit that everything else needs: recitals alone, short, a few hundred
+steps. `pretrain` adds lists, numbers, essays and chats of at most `PRETRAINED_TOKENS`. `extend` is
+stage one of the paper in miniature: the RoPE base goes up, documents grow to `EXTENDED_TOKENS`, and
+two workers share each row as one ring.
+
+Pre-training uses the same loop and job as the extension (`train.text_stage`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from longva_ray.config import NiahConfig, TextDataConfig
+from longva_ray.tiny.text import Corpus
+from longva_ray.tiny.tokenizer import CITIES, TINY_VOCABULARY_SIZE, tiny_tokenizer
+from longva_ray.train.settings import ExtendConfig
+
+PRETRAINED_TOKENS = 160
+EXTENDED_TOKENS = 1024
+PRETRAINED_BASE, EXTENDED_BASE = 1e4, 1e6  # of the rotary embedding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextStagePlan:
+    """One stage: its text, how the text is packed, and how it is trained on."""
+
+    name: str
+    corpus: Corpus
+    sequence_length: int
+    training: ExtendConfig
+
+    @property
+    def text(self) -> TextDataConfig:
+        """Settings of the shards: whole documents, in the order of the corpus, with its labels."""
+        return TextDataConfig(
+            sequence_length=self.sequence_length,
+            upsample_factor=1,
+            keep_whole=True,
+            domain_field="domain",
+            labels_field="labels",
+            parse_special_tokens=True,
+            separator="<|endoftext|>",
+            part_tokens=2**20,
+            task_cpus=0.5,
+        )
+
+
+def _training(**settings: object) -> ExtendConfig:
+    common: dict[str, object] = {
+        "dtype": "float32",
+        # DeepSpeed has nothing to divide at this size.
+        "zero_stage": 0,
+        "offload": False,
+        "checkpoint_activations": False,
+        "offload_activations": False,
+        "weight_decay": 0.0,
+        "num_workers": 2,
+        "gpus_per_worker": 0,
+        "checkpoint_every": 200,
+        "max_tokens": 65_536,
+    }
+    return ExtendConfig(**{**common, **settings})  # type: ignore[arg-type]
+
+
+TEXT_STAGES = (
+    TextStagePlan(
+        name="look_back",
+        corpus=Corpus(num_tokens=2_000_000, shortest=60, longest=64, shares=(("recitals", 1.0),)),
+        sequence_length=512,
+        training=_training(
+            steps=500,
+            sequences_per_step=8,
+            rows_per_batch=4,
+            ring_size=1,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            rope_theta=PRETRAINED_BASE,
+            from_scratch=True,
+        ),
+    ),
+    TextStagePlan(
+        name="pretrain",
+        corpus=Corpus(
+            num_tokens=5_000_000,
+            shortest=96,
+            longest=PRETRAINED_TOKENS,
+            shares=(
+                ("recitals", 0.1),
+                ("lists", 0.35),
+                ("numbers", 0.2),
+                ("essays", 0.15),
+                ("chats", 0.2),
+            ),
+        ),
+        sequence_length=512,
+        training=_training(
+            steps=1200,
+            sequences_per_step=8,
+            rows_per_batch=4,
+            ring_size=1,
+            learning_rate=2e-3,
+            schedule="cosine",
+            warmup_steps=50,
+            rope_theta=PRETRAINED_BASE,
+        ),
+    ),
+    TextStagePlan(
+        name="extend",
+        corpus=Corpus(
+            num_tokens=3_000_000,
+            shortest=128,
+            longest=EXTENDED_TOKENS - 24,
+            shares=(
+                ("recitals", 0.1),
+                ("lists", 0.3),
+                ("numbers", 0.2),
+                ("essays", 0.2),
+                ("chats", 0.2),
+            ),
+        ),
+        sequence_length=EXTENDED_TOKENS,
+        training=_training(
+            steps=200,
+            sequences_per_step=12,
+            rows_per_batch=12,
+            ring_size=2,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=10,
+            rope_theta=EXTENDED_BASE,
+        ),
+    ),
+)
+
+
+def niah_config(essays: Path) -> NiahConfig:
+    """The needle test of Appendix A in the tiny language, up to eight times the pretraining."""
+    return NiahConfig(
+        dtype="float32",
+        worker_gpus=0,
+        worker_cpus=0.5,
+        lengths=(PRETRAINED_TOKENS, 320, 640, 960, 1280),
+        depths=(0.0, 0.25, 0.5, 0.75, 1.0),
+        distractors=(0, 3),
+        city=None,
+        cities=CITIES,
+        prefix="",
+        needle=" The magic number of {city} is {number}.",
+        question=(
+            "\nQuestion: What is the magic number of {city}? Answer: The magic number of {city} is"
+        ),
+        answer=" {number}",
+        essays=str(essays),
+        rope_bases=(3e4, 1e5, 3e5, 1e6),
+        prefill_chunk=160,
+        perplexity_windows=0,
+    )
+
+
+def write_base(folder: Path) -> None:
+    """The architecture and the tokenizer that pretraining starts from, as a checkpoint folder."""
+    from transformers import Qwen2Config
+
+    tokenizer = tiny_tokenizer()
+    config = Qwen2Config(
+        vocab_size=TINY_VOCABULARY_SIZE,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=65_536,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": PRETRAINED_BASE},
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        architectures=["Qwen2ForCausalLM"],
+    )
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

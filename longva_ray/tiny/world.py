@@ -1,0 +1,182 @@
+"""What exists in the tiny world, and how one speaks of it: scenes, questions and their answers.
+
+    scenes -> "a star red. a moon blue." (four tokens a scene) -> question and answer
+
+A scene shows one thing in one colour. As a frame it becomes four visual tokens; in words it is four
+tokens of `longva_ray.tiny.tokenizer`. A list of described scenes is therefore to the language model
+what a video is after alignment. Haystacks show shapes only, and needles letters and digits, so that
+a needle differs from its haystack by something that a vision tower separates surely. Letters and
+digits that look alike (O and 0, S and 5, C and the moon, M and N ...) are left out.
+
+Captions name the thing first, as French does, and an answer repeats the caption that it rests on
+("a K red."): what must be recalled then follows directly the token by which it is found. A model of
+this size learns that long before it learns to put together an answer of another form.
+
+Renders nothing; every choice is made by the `random.Random` that the caller seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+Rgb = tuple[int, int, int]
+Kind = Literal["shape", "letter", "digit"]
+
+COLOURS: Mapping[str, Rgb] = MappingProxyType(
+    {
+        "red": (225, 30, 30),
+        "green": (20, 150, 40),
+        "blue": (35, 65, 235),
+        "yellow": (250, 225, 30),
+        "purple": (130, 40, 170),
+        "pink": (255, 140, 190),
+        "white": (250, 250, 250),
+        "cyan": (40, 215, 225),
+    }
+)
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "heart",
+    "diamond",
+    "moon",
+    "arrow",
+    "ring",
+    "house",
+    "flower",
+    "cloud",
+)
+LETTERS = tuple("AEFHJKLMPRTUXY")
+DIGITS: Mapping[str, str] = MappingProxyType(
+    {
+        "two": "2",
+        "three": "3",
+        "four": "4",
+        "five": "5",
+        "six": "6",
+        "seven": "7",
+        "eight": "8",
+        "nine": "9",
+    }
+)
+"""The word for a digit in a text, and the character that a frame shows."""
+THINGS_OF: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
+    {"shape": SHAPES, "letter": LETTERS, "digit": tuple(DIGITS)}
+)
+THINGS = SHAPES + LETTERS + tuple(DIGITS)
+KIND_OF: Mapping[str, Kind] = MappingProxyType(
+    {thing: kind for kind, things in THINGS_OF.items() for thing in things}
+)
+
+TOKENS_A_SCENE = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scene:
+    """One thing in one colour: what a frame of the tiny world shows."""
+
+    colour: str
+    thing: str
+
+    def __post_init__(self) -> None:
+        if self.colour not in COLOURS or self.thing not in KIND_OF:
+            raise ValueError(
+                f"a scene shows a thing of {', '.join(THINGS)} in a colour of {', '.join(COLOURS)};"
+                f" got {self.colour!r} {self.thing!r}"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        return KIND_OF[self.thing]
+
+    def __str__(self) -> str:
+        """The caption of the frame: exactly `TOKENS_A_SCENE` tokens, the thing first."""
+        return f"a {self.thing} {self.colour}."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question about a list of scenes and its one right answer."""
+
+    question: str
+    answer: str
+
+
+def describe(scenes: Sequence[Scene]) -> str:
+    """The scenes in words, `TOKENS_A_SCENE` tokens each: "a star red. a moon blue."."""
+    return " ".join(map(str, scenes))
+
+
+def random_scene(rng: random.Random, kinds: Sequence[Kind] = ("shape", "letter", "digit")) -> Scene:
+    """Any thing of one of the kinds, each thing equally likely, in any colour."""
+    things = [thing for kind in kinds for thing in THINGS_OF[kind]]
+    return Scene(rng.choice(list(COLOURS)), rng.choice(things))
+
+
+def ask_colour(scenes: Sequence[Scene], thing: str) -> Exchange:
+    """What colour is the thing? Needs a thing that occurs once or never."""
+    shown = _only(scenes, lambda scene: scene.thing == thing, f"the {thing}")
+    return Exchange(
+        f"what colour is the {thing}?", str(shown) if shown else f"a {thing} not there."
+    )
+
+
+def ask_presence(scenes: Sequence[Scene], thing: str) -> Exchange:
+    """Is the thing there? It may occur any number of times."""
+    there = any(scene.thing == thing for scene in scenes)
+    return Exchange(
+        f"is the {thing} there?",
+        f"{'yes' if there else 'no'}, the {thing} is {'' if there else 'not '}there.",
+    )
+
+
+def ask_kind(scenes: Sequence[Scene], kind: Kind) -> Exchange:
+    """Which letter (or digit, or shape) is there? Needs a kind that occurs once or never."""
+    shown = _only(scenes, lambda scene: scene.kind == kind, f"a {kind}")
+    return Exchange(f"which {kind} is there?", str(shown) if shown else f"a {kind} not there.")
+
+
+def ask_everything(scenes: Sequence[Scene]) -> Exchange:
+    """The caption of an image, or of a short video."""
+    return Exchange("what is shown?", describe(scenes))
+
+
+def exchanges(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> list[Exchange]:
+    """Questions about single things that have one right answer, in random order.
+
+    Whether something is there is asked of 3 things at the most: those answers say little.
+
+    Args:
+        scenes: at least one.
+        rng: chooses the things that are not there, and the order.
+        absent: questions about things that are not there, as a fraction of those about things that
+            are.
+    """
+    counts = Counter(scene.thing for scene in scenes)
+    kinds = Counter(scene.kind for scene in scenes)
+    found = [ask_colour(scenes, thing) for thing in counts if counts[thing] == 1]
+    found += [ask_kind(scenes, kind) for kind in kinds if kinds[kind] == 1]
+    found += [
+        ask_presence(scenes, thing) for thing in rng.sample(list(counts), min(3, len(counts)))
+    ]
+    missing = [ask_colour(scenes, thing) for thing in THINGS if thing not in counts]
+    missing += [ask_presence(scenes, thing) for thing in THINGS if thing not in counts]
+    missing += [ask_kind(scenes, kind) for kind in THINGS_OF if kind not in kinds]
+    found += rng.sample(missing, min(len(missing), round(absent * len(found))))
+    rng.shuffle(found)
+    return found
+
+
+def _only(scenes: Sequence[Scene], wanted: Callable[[Scene], bool], name: str) -> Scene | None:
+    """The one scene that is wanted, None if there is none; ValueError if there are several."""
+    found = [scene for scene in scenes if wanted(scene)]
+    if len(found) > 1:
+        raise ValueError(f"{name} is shown {len(found)} times, want once or never: ambiguous")
+    return found[0] if found else None
