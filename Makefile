@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test reproduce lint install clean
 
 demo: .venv/installed
 	$(BIN)/longva demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+reproduce: .venv/installed
+	$(BIN)/python jobs/reproduce.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -9,12 +9,12 @@
     chats     a list of described scenes and questions about it, in the chat template: what the
               model is later asked about videos
 
-Only what can be known is a label (`labels`: character spans). That is decisive at this size: a
-model of half a million parameters that is also trained on the random half of such documents found
-out nothing in ten times the steps. Recitals teach it to look back at all; lists and numbers, where
-most tokens are labels of one kind, to look back sharply among many things that look alike; chats
-alone, with one such label in twenty, stayed on their plateau. Captions name the thing first ("a K
-red.") because what follows must be found by what precedes it.
+Only what can be known is a label (`labels`: character spans), so that no step is spent on learning
+what cannot. Recitals teach a small model to look back at all: long spans from a short beginning, so
+that most tokens can be known. Lists and numbers, where most labels are of one kind, teach it to
+look back sharply among many things that look alike; chats alone, with one such label in twenty,
+stayed on their plateau. Captions name the thing first ("a K red.") because what follows must be
+found by what precedes it.
 
 Sizes count tokens of the tiny tokenizer. Does not pack or tokenise: `jobs/prepare_text.py` does.
 """
@@ -173,10 +173,10 @@ class _Draft:
 
 
 def _write_recital(draft: _Draft, rng: random.Random, budget: int) -> None:
-    """Spans of 3 to 8 words; the first word of a span cannot be known, the others can."""
+    """Spans of 3 to 20 words; the first word of a span cannot be known, the others can."""
     words = [*SCENE_WORDS, *ESSAY_WORDS, *CITIES, *"0123456789"]
     pool = rng.sample(words, rng.randint(16, len(words)))
-    first = rng.choices(pool, k=rng.randint(10, max(10, budget * 2 // 3)))
+    first = rng.choices(pool, k=rng.randint(10, max(10, budget // rng.choice((2, 4)))))
 
     def add(word: str, *, label: bool = False) -> None:
         draft.add(word if word.isdigit() else f" {word}", label=label)
@@ -185,8 +185,8 @@ def _write_recital(draft: _Draft, rng: random.Random, budget: int) -> None:
         add(word)
     length = len(first)
     while length < budget:
-        size = rng.randint(3, 8)
-        start = rng.randrange(max(1, len(first) - size))
+        size = min(rng.randint(3, 20), budget - length)
+        start = rng.randrange(max(1, len(first) - 3))
         span = first[start : start + size]
         for place, word in enumerate(span):
             add(word, label=place > 0)

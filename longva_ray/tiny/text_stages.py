@@ -164,22 +164,25 @@ def niah_config(essays: Path) -> NiahConfig:
 
 def write_base(folder: Path) -> None:
     """The architecture and the tokenizer that pretraining starts from, as a checkpoint folder."""
-    from transformers import Qwen2Config
+    from transformers import LlamaConfig
 
     tokenizer = tiny_tokenizer()
-    config = Qwen2Config(
+    # Qwen2's architecture but for one more bias. Under the name "qwen2" transformers would read any
+    # tokenizer as Qwen2's own, which takes this one's words apart.
+    config = LlamaConfig(
         vocab_size=TINY_VOCABULARY_SIZE,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
+        attention_bias=True,
         max_position_embeddings=65_536,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": PRETRAINED_BASE},
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
-        architectures=["Qwen2ForCausalLM"],
+        architectures=["LlamaForCausalLM"],
     )
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

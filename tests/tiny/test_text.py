@@ -8,8 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from longva_ray.tiny.text import Corpus, Document, documents, write_corpus, write_essays
+from longva_ray.tiny.text_stages import write_base
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
 DOMAINS = ("recitals", "lists", "numbers", "essays", "chats")
@@ -98,3 +100,10 @@ def test_shares_that_make_no_sense_are_refused() -> None:
         Corpus(num_tokens=1, shortest=64, longest=64, shares=(("lists", 0.5),))
     with pytest.raises(ValueError, match="48 <= shortest"):
         Corpus(num_tokens=1, shortest=8, longest=64, shares=(("lists", 1.0),))
+
+
+def test_a_checkpoint_keeps_its_tokenizer(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "a star red. The magic number of Oslo is 1234567.\n"
+    assert loaded.encode(text) == tiny_tokenizer().encode(text)

@@ -1,0 +1,153 @@
+"""Images of the tiny world with conversations about them: the data of vision alignment.
+
+    count, seed -> <folder>/images/*.jpg and <folder>/samples.json
+
+`samples.json` has the form of LLaVA's data: a list of {"id", "image", "conversations"} with turns
+{"from": "human" | "gpt", "value"}. An image is a table of square cells, a scene in each; UniRes
+cuts it into just these cells, row by row, so that an image of n cells looks to the language model
+like a video of n frames. Captions say what all cells show (stage 1: the projector learns the
+words). Conversations ask about single things, some of which are not there (stage 2: the model
+learns to answer). The pictures are JPEGs: the noise of lossy coding belongs to the task.
+
+Shapes: G cells (grids), Y rows, X columns, C colour channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
+from longva_ray.progress import Progress
+from longva_ray.tiny.drawing import Frame, draw
+from longva_ray.tiny.text import needles_among_shapes
+from longva_ray.tiny.world import Exchange, Scene, ask_everything, exchanges, random_scene
+
+SAMPLES_FILE = "samples.json"
+JPEG_QUALITY = 92
+DRAWN_SIDE = 112
+"""Cells are drawn this large and then made smaller, as the frames of a video are."""
+CAPTIONED = 0.3
+"""Of the conversations about few cells, how many begin with a caption."""
+MOST_CAPTIONED = 4
+"""Cells of the largest image that a conversation describes as a whole."""
+MOST_EXCHANGES = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """How many images, and of which kind."""
+
+    count: int
+    grids: tuple[int, ...]
+    """Numbers of cells that an image may have, each equally likely."""
+    cell: int = 56
+    """Side of a cell in pixels: the grid size of the model."""
+    absent: float = 0.25
+    """Questions about things that are not there, for one about a thing that is."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"{self.count} images; wanted at least 1")
+        if not self.grids or min(self.grids) < 1:
+            raise ValueError(f"want numbers of cells of at least 1, got {self.grids}")
+
+
+def write_captions(images: ImageSet, *, seed: int, folder: str | os.PathLike[str]) -> None:
+    """Write images and, for each, one exchange that tells everything it shows."""
+    _write(images, seed, Path(folder), lambda scenes, rng: [ask_everything(scenes)])
+
+
+def write_conversations(images: ImageSet, *, seed: int, folder: str | os.PathLike[str]) -> None:
+    """Write images and, for each, a conversation of several questions."""
+
+    def asked(scenes: Sequence[Scene], rng: random.Random) -> list[Exchange]:
+        return ask_several(scenes, rng, absent=images.absent)
+
+    _write(images, seed, Path(folder), asked)
+
+
+def ask_several(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> list[Exchange]:
+    """3 to 20 exchanges about an image, more about larger ones; about small ones also a caption."""
+    count = rng.randint(3, max(4, min(len(scenes), MOST_EXCHANGES)))
+    found = exchanges(scenes, rng, absent=absent)[:count]
+    if len(scenes) <= MOST_CAPTIONED and rng.random() < CAPTIONED:
+        found = [ask_everything(scenes), *found]
+    return found
+
+
+def draw_table(
+    scenes: Sequence[Scene], *, columns: int, cell: int, rng: np.random.Generator
+) -> Frame:
+    """The scenes row by row in a table of square cells: Y X C.
+
+    Raises:
+        ValueError: the scenes do not fill whole rows.
+    """
+    if not scenes or len(scenes) % columns:
+        raise ValueError(f"{len(scenes)} scenes do not fill rows of {columns} cells")
+    cells_GYXC = np.stack([_draw_cell(scene, cell, rng) for scene in scenes])
+    rows = len(scenes) // columns
+    table = cells_GYXC.reshape(rows, columns, cell, cell, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(table).reshape(rows * cell, columns * cell, 3)
+
+
+def _draw_cell(scene: Scene, cell: int, rng: np.random.Generator) -> Frame:
+    large = Image.fromarray(draw(scene, max(DRAWN_SIDE, cell), rng))
+    return np.asarray(large.resize((cell, cell), Image.Resampling.BICUBIC))
+
+
+def _write(
+    images: ImageSet,
+    seed: int,
+    folder: Path,
+    ask: Callable[[Sequence[Scene], random.Random], list[Exchange]],
+) -> None:
+    choices, rng = random.Random(seed), np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    digits = len(str(images.count - 1))
+    samples = []
+    with Progress("drawing images", unit="images", total=images.count) as progress:
+        for number in range(images.count):
+            scenes = _choose_scenes(choices.choice(images.grids), choices)
+            columns = choices.choice(_divisors(len(scenes)))
+            table_YXC = draw_table(scenes, columns=columns, cell=images.cell, rng=rng)
+            name = f"images/{number:0{digits}d}.jpg"
+            Image.fromarray(table_YXC).save(folder / name, quality=JPEG_QUALITY, subsampling=0)
+            samples.append(_sample(f"{folder.name}-{number}", name, ask(scenes, choices)))
+            progress.advance(1)
+    (folder / SAMPLES_FILE).write_text(json.dumps(samples) + "\n")
+
+
+def _choose_scenes(count: int, rng: random.Random) -> list[Scene]:
+    """Half of the images show anything, half of them letters and digits among shapes."""
+    if rng.random() < 0.5:
+        return [random_scene(rng) for _ in range(count)]
+    return needles_among_shapes(rng, count, rng.randint(1, min(count, 22)))
+
+
+def _divisors(count: int) -> list[int]:
+    """Numbers of columns that make full rows, none more than four times as long as the other
+    side: a thinner image would not be a table."""
+    return [
+        columns
+        for columns in range(1, count + 1)
+        if count % columns == 0 and 0.25 <= columns / (count // columns) <= 4
+    ] or [count]
+
+
+def _sample(name: str, image: str, asked: Sequence[Exchange]) -> dict[str, Any]:
+    conversation = []
+    for number, exchange in enumerate(asked):
+        shown = f"{IMAGE_PLACEHOLDER}\n" if number == 0 else ""
+        conversation.append({"from": "human", "value": shown + exchange.question})
+        conversation.append({"from": "gpt", "value": exchange.answer})
+    return {"id": name, "image": image, "conversations": conversation}

@@ -1,0 +1,244 @@
+"""Pretraining of the tiny vision tower, in the place that CLIP has in the paper.
+
+    CLIPVisionConfig -> a folder that `longva_ray.lm.checkpoint.assemble_longva` reads as a tower
+
+The tower sees single frames and learns to name the thing, its colour and the place: from each of
+the four places that later become visual tokens alone, since a projector that works place by place
+can only pass on what is there, and turns each place into another word. (Without the place, which
+nothing else asks for, the tower forgets it: the projector then mixes up the words of a caption.)
+Three linear heads do the naming and are thrown away. What is pretrained is
+what is used, the layers up to `hidden_states[-2]`; the layer behind is neither built nor saved.
+
+Frames are drawn once and changed at each use: shifted, scaled, turned, brightened, made noisy. Tens
+of thousands of them matter more than long training: retrieval among F frames meets every frame that
+is mistaken for another F times. One process, float32, CPU; no language model is involved.
+
+Shape suffixes: G frames, Y/X/C pixel axes, P patches, Q places after pooling, V tower width, K
+classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from longva_ray.lm.weights import save_folder
+from longva_ray.progress import Progress
+from longva_ray.tiny.drawing import draw
+from longva_ray.tiny.world import COLOURS, THINGS, Scene
+from longva_ray.vision.clip_tower import ClipTower
+from longva_ray.vision.frame_encoder import grid_and_patch_side
+
+FEATURE_LAYER = -2  # of hidden_states, as in the paper's model
+PLACES_SIDE = 2  # visual tokens along a side of a frame, after pooling
+DRAWN_SIDE = 112  # frames are drawn this large and then made smaller, as those of a video are
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerTraining:
+    """How the tower is pretrained."""
+
+    pictures: int = 70_000
+    """Frames drawn for training: 34 things in 8 colours, about 260 of each."""
+    steps: int = 6000
+    batch: int = 128
+    learning_rate: float = 1.2e-3
+    """Highest; a cosine leads to zero."""
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pictures:
+    """Frames and what they show."""
+
+    frames_GYXC: NDArray[np.uint8]
+    colour_G: Tensor
+    thing_G: Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames_GYXC)
+
+
+class NamingTower(nn.Module):
+    """The tower with its heads: pixels_GCYX (0 to 255) -> logits G Q K of
+    colour, thing and place."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.tower = ClipTower(config, feature_layer=FEATURE_LAYER)
+        self.colour = nn.Linear(config.hidden_size, len(COLOURS))
+        self.thing = nn.Linear(config.hidden_size, len(THINGS))
+        self.place = nn.Linear(config.hidden_size, PLACES_SIDE**2)
+
+    def forward(self, pixels_GCYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(values)[:, None, None] * 255
+            for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        )
+        patches_GPV = self.tower((pixels_GCYX - mean) / std)
+        grids, patches, width = patches_GPV.shape
+        side = math.isqrt(patches)
+        patches_GVpp = patches_GPV.transpose(1, 2).reshape(grids, width, side, side)
+        places_GQV = F.adaptive_avg_pool2d(patches_GVpp, PLACES_SIDE).flatten(2).mT
+        return self.colour(places_GQV), self.thing(places_GQV), self.place(places_GQV)
+
+
+def draw_pictures(count: int, *, size: int, seed: int) -> Pictures:
+    """Frames of size x size pixels: all things equally often, in colours drawn at random."""
+    rng = np.random.default_rng(seed)
+    frames_GYXC = np.empty((count, size, size, 3), dtype=np.uint8)
+    thing_G = np.arange(count) % len(THINGS)
+    colour_G = rng.integers(len(COLOURS), size=count)
+    names = list(COLOURS)
+    with Progress("drawing frames", unit="frames", total=count) as progress:
+        for row in range(count):
+            scene = Scene(names[colour_G[row]], THINGS[thing_G[row]])
+            large = Image.fromarray(draw(scene, max(size, DRAWN_SIDE), rng))
+            frames_GYXC[row] = np.asarray(large.resize((size, size), Image.Resampling.BICUBIC))
+            progress.advance(1)
+    return Pictures(
+        frames_GYXC=frames_GYXC,
+        colour_G=torch.from_numpy(colour_G),
+        thing_G=torch.from_numpy(thing_G),
+    )
+
+
+def pretrain_tower(config: CLIPVisionConfig, training: TowerTraining) -> NamingTower:
+    """Train a tower from scratch; the same seed gives the same weights on the same machine."""
+    size, _ = grid_and_patch_side(config)
+    pictures = draw_pictures(training.pictures, size=size, seed=training.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = NamingTower(config)
+        _train(model, pictures, training)
+    return model.eval()
+
+
+@torch.inference_mode()
+def accuracy(model: NamingTower, pictures: Pictures, *, batch: int = 256) -> dict[str, float]:
+    """Of the frames, how many have their `colour`, their `thing` and the whole `scene` named
+    rightly, all places of a frame together."""
+    colour_is_right, thing_is_right = [], []
+    for start in range(0, len(pictures), batch):
+        rows = slice(start, start + batch)
+        colour_GQK, thing_GQK, _ = model(_pixels(pictures.frames_GYXC[rows]))
+        colour_is_right.append(_named(colour_GQK) == pictures.colour_G[rows])
+        thing_is_right.append(_named(thing_GQK) == pictures.thing_G[rows])
+    colour_G, thing_G = torch.cat(colour_is_right), torch.cat(thing_is_right)
+    right = {"colour": colour_G, "thing": thing_G, "scene": colour_G & thing_G}
+    return {name: is_right_G.float().mean().item() for name, is_right_G in right.items()}
+
+
+def _named(logits_GQK: Tensor) -> Tensor:
+    return logits_GQK.log_softmax(-1).mean(1).argmax(-1)
+
+
+def save_tower(model: NamingTower, config: CLIPVisionConfig, path: str | os.PathLike[str]) -> None:
+    """Write the tower as a CLIP checkpoint, without the layers behind the one that is used.
+
+    Raises:
+        ValueError: `path` exists.
+    """
+    with save_folder(Path(path)) as folder:
+        config.save_pretrained(folder)
+        tensors = {
+            name: value.contiguous() for name, value in model.tower.clip.state_dict().items()
+        }
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> None:
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=training.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (
+            min(1.0, (step + 1) / training.warmup_steps)
+            * (0.5 + 0.5 * math.cos(math.pi * step / training.steps))
+        ),
+    )
+    with Progress("pretraining the tower", unit="steps", total=training.steps) as progress:
+        for step, row_G in enumerate(_batches(len(pictures), training)):
+            pixels_GCYX = change(_pixels(pictures.frames_GYXC[row_G.numpy()]))
+            loss = _naming_loss(
+                model(pixels_GCYX), pictures.colour_G[row_G], pictures.thing_G[row_G]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.reach(step + 1, f"loss {loss.item():.3f}")
+
+
+def _batches(count: int, training: TowerTraining) -> Iterator[Tensor]:
+    for _ in range(training.steps):
+        yield torch.randint(count, (training.batch,))
+
+
+def _naming_loss(
+    logits: tuple[Tensor, Tensor, Tensor], colour_G: Tensor, thing_G: Tensor
+) -> Tensor:
+    """Every place has to name the frame's colour and thing, and itself."""
+    frames, places, _ = logits[0].shape
+    wanted = (colour_G[:, None], thing_G[:, None], torch.arange(places)[None])
+    losses = [
+        F.cross_entropy(logits_GQK.flatten(0, 1), wanted_GQ.expand(frames, places).flatten())
+        for logits_GQK, wanted_GQ in zip(logits, wanted, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def _pixels(frames_GYXC: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(frames_GYXC).permute(0, 3, 1, 2).float()
+
+
+def change(pixels_GCYX: Tensor) -> Tensor:
+    """Frames as other frames of the same scenes might look: 0 to 255, new random changes each call.
+
+    Turned by up to 5 degrees, scaled by up to 10% and moved by up to 7% of the side; brightness,
+    tint and noise as lossy coding might leave them.
+    """
+    count = len(pixels_GCYX)
+    angle_G, scale_G = _within(count, math.radians(5)), 1 + _within(count, 0.1)
+    cos_G, sin_G, shift_GX, shift_GY = (
+        angle_G.cos() * scale_G,
+        angle_G.sin() * scale_G,
+        _within(count, 0.14),
+        _within(count, 0.14),
+    )
+    affine_G23 = torch.stack([cos_G, -sin_G, shift_GX, sin_G, cos_G, shift_GY], -1).view(-1, 2, 3)
+    where_GYX2 = F.affine_grid(affine_G23, list(pixels_GCYX.shape), align_corners=False)
+    moved_GCYX = F.grid_sample(pixels_GCYX, where_GYX2, padding_mode="border", align_corners=False)
+    bright_GCYX = moved_GCYX * (1 + _within(count, 0.1)[:, None, None, None])
+    tint_GC11 = (torch.rand(count, 3, 1, 1) - 0.5) * 16
+    noise_GCYX = torch.randn_like(pixels_GCYX) * torch.rand(count, 1, 1, 1) * 8
+    return (bright_GCYX + tint_GC11 + noise_GCYX).clamp(0, 255)
+
+
+def _within(count: int, most: float) -> Tensor:
+    return (torch.rand(count) * 2 - 1) * most

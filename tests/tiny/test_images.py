@@ -1,0 +1,105 @@
+"""Alignment data: LLaVA's form, and images that UniRes cuts into exactly the scenes told."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from longva_ray.tiny.images import (
+    SAMPLES_FILE,
+    ImageSet,
+    ask_several,
+    draw_table,
+    write_captions,
+    write_conversations,
+)
+from longva_ray.tiny.world import COLOURS, Scene, describe, random_scene
+from longva_ray.vision.unires import split_image
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    samples = json.loads((folder / SAMPLES_FILE).read_text())
+    assert isinstance(samples, list)
+    return samples
+
+
+def brightest_colour(cell_YXC: np.ndarray) -> str:
+    pixels = cell_YXC[cell_YXC.max(axis=-1) > 110]
+    seen_C = np.median(pixels, axis=0)
+    return min(COLOURS, key=lambda name: float(np.abs(seen_C - np.array(COLOURS[name])).sum()))
+
+
+def test_captions_name_the_cells_in_the_order_of_their_tokens(tmp_path: Path) -> None:
+    write_captions(ImageSet(count=12, grids=(1, 2, 4, 6)), seed=0, folder=tmp_path)
+    for sample in read(tmp_path):
+        question, answer = sample["conversations"]
+        assert question == {"from": "human", "value": "<image>\nwhat is shown?"}
+        assert answer["from"] == "gpt"
+        told = [sentence.split()[-1] for sentence in answer["value"].split(".")[:-1]]
+        with Image.open(tmp_path / sample["image"]) as image:
+            cells = split_image(image, rule="paper", fitting="letterbox", grid_size=56)
+        assert [brightest_colour(cell_YXC) for cell_YXC in cells] == told
+
+
+def test_conversations_alternate_and_show_the_image_once(tmp_path: Path) -> None:
+    write_conversations(ImageSet(count=15, grids=(1, 3, 9)), seed=1, folder=tmp_path)
+    samples = read(tmp_path)
+    assert len({sample["id"] for sample in samples}) == 15
+    answers = []
+    for sample in samples:
+        turns = sample["conversations"]
+        assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
+        values = [turn["value"] for turn in turns]
+        assert values[0].startswith("<image>\n")
+        assert sum("<image>" in value for value in values) == 1
+        answers += values[1::2]
+    assert any("not there" in answer for answer in answers)
+    assert any("not there" not in answer for answer in answers)
+
+
+def test_the_same_seed_writes_the_same_data(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        folder = tmp_path / name / "set"
+        write_conversations(ImageSet(count=2, grids=(2,)), seed=seed, folder=folder)
+    first, second, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in "abc"
+    )
+    assert first == second
+    assert first != other
+
+
+def test_small_images_are_sometimes_described_as_a_whole() -> None:
+    rng = random.Random(0)
+    scenes = [random_scene(rng) for _ in range(3)]
+    firsts = [ask_several(scenes, rng, absent=0.25)[0] for _ in range(60)]
+    whole = [exchange for exchange in firsts if exchange.answer == describe(scenes)]
+    assert 5 < len(whole) < 40
+    many = [random_scene(rng) for _ in range(9)]
+    for _ in range(20):
+        assert all(asked.answer != describe(many) for asked in ask_several(many, rng, absent=0.0))
+
+
+def test_a_table_is_row_by_row() -> None:
+    scenes = [
+        Scene(colour, "square") for colour in ("red", "white", "blue", "green", "pink", "cyan")
+    ]
+    table_YXC = draw_table(scenes, columns=3, cell=56, rng=np.random.default_rng(0))
+    assert table_YXC.shape == (112, 168, 3)
+    assert brightest_colour(table_YXC[:56, 112:]) == "blue"
+    assert brightest_colour(table_YXC[56:, :56]) == "green"
+    with pytest.raises(ValueError, match="do not fill rows"):
+        draw_table(scenes, columns=4, cell=56, rng=np.random.default_rng(0))
+
+
+def test_impossible_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        ImageSet(count=0, grids=(1,))
+    with pytest.raises(ValueError, match="cells"):
+        ImageSet(count=1, grids=(0, 1))
