@@ -70,10 +70,10 @@ def _training(**settings: object) -> ExtendConfig:
 TEXT_STAGES = (
     TextStagePlan(
         name="look_back",
-        corpus=Corpus(num_tokens=2_000_000, shortest=60, longest=64, shares=(("recitals", 1.0),)),
+        corpus=Corpus(num_tokens=1_100_000, shortest=60, longest=64, shares=(("recitals", 1.0),)),
         sequence_length=512,
         training=_training(
-            steps=500,
+            steps=250,
             sequences_per_step=8,
             rows_per_batch=4,
             ring_size=1,
@@ -86,7 +86,7 @@ TEXT_STAGES = (
     TextStagePlan(
         name="pretrain",
         corpus=Corpus(
-            num_tokens=5_000_000,
+            num_tokens=3_400_000,
             shortest=96,
             longest=PRETRAINED_TOKENS,
             shares=(
@@ -99,7 +99,7 @@ TEXT_STAGES = (
         ),
         sequence_length=512,
         training=_training(
-            steps=1200,
+            steps=800,
             sequences_per_step=8,
             rows_per_batch=4,
             ring_size=1,
@@ -112,7 +112,7 @@ TEXT_STAGES = (
     TextStagePlan(
         name="extend",
         corpus=Corpus(
-            num_tokens=3_000_000,
+            num_tokens=1_600_000,
             shortest=128,
             longest=EXTENDED_TOKENS - 24,
             shares=(
@@ -125,7 +125,7 @@ TEXT_STAGES = (
         ),
         sequence_length=EXTENDED_TOKENS,
         training=_training(
-            steps=200,
+            steps=120,
             sequences_per_step=12,
             rows_per_batch=12,
             ring_size=2,
