@@ -73,7 +73,7 @@ TEXT_STAGES = (
         corpus=Corpus(num_tokens=1_100_000, shortest=60, longest=64, shares=(("recitals", 1.0),)),
         sequence_length=512,
         training=_training(
-            steps=250,
+            steps=900,
             sequences_per_step=8,
             rows_per_batch=4,
             ring_size=1,

@@ -19,6 +19,7 @@ from longva_ray.tiny.tower import (
     draw_pictures,
     pretrain_tower,
     save_tower,
+    tower_config,
 )
 from longva_ray.tiny.world import COLOURS, THINGS
 
@@ -99,6 +100,17 @@ def test_a_saved_tower_is_the_tower_of_an_assembled_model(tmp_path: Path) -> Non
         torch.testing.assert_close(encoder.tower(pixels_GCYX), model.tower(pixels_GCYX))
     with pytest.raises(ValueError, match="exists"):
         save_tower(model, CONFIG, tmp_path / "tower")
+
+
+def test_the_tiny_tower_makes_four_tokens_of_a_frame() -> None:
+    model = NamingTower(tower_config()).eval()
+    pictures = draw_pictures(2, size=56, seed=0)
+    with torch.inference_mode():
+        pixels_GCYX = torch.from_numpy(pictures.frames_GYXC).permute(0, 3, 1, 2).float()
+        colour_GQK, thing_GQK, place_GQK = model(pixels_GCYX)
+    assert colour_GQK.shape == (2, 4, len(COLOURS))
+    assert thing_GQK.shape == (2, 4, len(THINGS))
+    assert place_GQK.shape == (2, 4, 4)
 
 
 def test_impossible_trainings_are_refused() -> None:
