@@ -6,8 +6,8 @@
 A haystack shows shapes only, a needle a letter or a digit, so the question has one answer. Which
 colour the needle has is drawn anew for each: knowing the language, or the haystack, one guesses it
 one time in eight. Frames are drawn while the video is written; memory does not grow with its
-length. Which scenes a video shows depends on nothing but its
-seed, and a longer video begins as a shorter one does.
+length. Which scenes a video shows depends on nothing but its seed, and a longer video begins as a
+shorter one does.
 
 Shapes: Y rows, X columns, C colour channels.
 """
