@@ -2,17 +2,12 @@
 
 import contextlib
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pyarrow as pa
 import pyarrow.fs
-
-INCOMING = ".incoming"
-"""Folder of half-written files, on the same file system as the finished ones so that a rename is
-atomic."""
 
 
 def is_uri(place: str) -> bool:
@@ -59,26 +54,3 @@ def local_file(place: str) -> Iterator[Path]:
             destination_filesystem=pyarrow.fs.LocalFileSystem(),
         )
         yield copy
-
-
-@contextlib.contextmanager
-def atomic_output(
-    filesystem: pyarrow.fs.FileSystem, root: str, name: str
-) -> Iterator[pa.NativeFile]:
-    """A stream whose content becomes `root/name` when the context ends well, and never in part.
-
-    It is written below `root/.incoming` and then renamed; the folder of `name` must be there.
-    """
-    temporary = f"{root}/{INCOMING}/{uuid.uuid4().hex}"
-    filesystem.create_dir(f"{root}/{INCOMING}", recursive=True)
-    with filesystem.open_output_stream(temporary) as file:
-        yield file
-    filesystem.move(temporary, f"{root}/{name}")
-
-
-def write_atomically(
-    filesystem: pyarrow.fs.FileSystem, root: str, name: str, content: bytes | pa.Buffer
-) -> None:
-    """Write `root/name` completely or not at all."""
-    with atomic_output(filesystem, root, name) as file:
-        file.write(content)

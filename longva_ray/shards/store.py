@@ -17,6 +17,7 @@ Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 import hashlib
 import json
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.fs
 import torch
 
-from longva_ray.filesystem import INCOMING, resolve, write_atomically
+from longva_ray.filesystem import resolve
 from longva_ray.shards.schema import (
     METADATA_KEY,
     EncodingSpec,
@@ -40,6 +41,9 @@ from longva_ray.shards.schema import (
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "video.json"
+INCOMING = ".incoming"
+"""Folder of half-written files, on the same file system as the shards so that a rename is
+atomic."""
 
 
 class ShardStore:
@@ -205,8 +209,12 @@ class ShardStore:
         ]
 
     def _write_atomically(self, path: str, content: bytes | pa.Buffer) -> None:
+        temporary = f"{self.root}/{INCOMING}/{uuid.uuid4().hex}"
+        self.filesystem.create_dir(f"{self.root}/{INCOMING}", recursive=True)
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        write_atomically(self.filesystem, self.root, path.removeprefix(f"{self.root}/"), content)
+        with self.filesystem.open_output_stream(temporary) as file:
+            file.write(content)
+        self.filesystem.move(temporary, path)
 
     def _read_record(self, path: str) -> VideoRecord | None:
         try:

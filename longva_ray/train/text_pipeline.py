@@ -23,7 +23,7 @@ import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.config import TextDataConfig
-from longva_ray.filesystem import INCOMING, resolve, write_atomically
+from longva_ray.filesystem import resolve
 from longva_ray.progress import Progress
 from longva_ray.train.tasks import run_tasks
 from longva_ray.train.text_corpus import Corpus, PackPart, PartPlan, part_plans
@@ -41,6 +41,7 @@ from longva_ray.train.text_tokenise import (
     resolve_separator,
 )
 from longva_ray.train.token_shards import (
+    INCOMING,
     MANIFEST_NAME,
     PartRecord,
     TokenShardError,
@@ -49,6 +50,7 @@ from longva_ray.train.token_shards import (
     part_name,
     read_manifest,
     tokenizer_fingerprint,
+    write_atomically,
 )
 
 logger = logging.getLogger(__name__)

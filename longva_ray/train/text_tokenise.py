@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -26,7 +27,7 @@ import pyarrow.fs
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longva_ray.config import TextDataConfig, from_dict
-from longva_ray.filesystem import atomic_output, resolve, write_atomically
+from longva_ray.filesystem import resolve
 from longva_ray.train.text_sources import (
     BadRecord,
     Document,
@@ -34,7 +35,7 @@ from longva_ray.train.text_sources import (
     TextError,
     read_documents,
 )
-from longva_ray.train.token_shards import mark_read_only
+from longva_ray.train.token_shards import INCOMING, mark_read_only, write_atomically
 
 TOKEN_DTYPE = np.dtype("<i4")
 _BATCH_DOCUMENTS = 256
@@ -182,13 +183,16 @@ class TokeniseGroup:
         digest = hashlib.blake2b(digest_size=16)
         lengths: list[int] = []
         domains: list[str] = []
-        with atomic_output(filesystem, root, tokens_name(group)) as out:
+        temporary = f"{root}/{INCOMING}/{uuid.uuid4().hex}"
+        filesystem.create_dir(f"{root}/{INCOMING}", recursive=True)
+        with filesystem.open_output_stream(temporary) as out:
             for batch in _batches(tally.documents(files, self._spec.config)):
                 for document, ids in zip(batch, self._tokenise(batch), strict=True):
                     out.write(ids.tobytes())
                     digest.update(ids.data)
                     lengths.append(len(ids))
                     domains.append(document.domain)
+        filesystem.move(temporary, f"{root}/{tokens_name(group)}")
         counts = GroupCounts(
             empty=dict(tally.empty),
             unreadable=tally.unreadable,

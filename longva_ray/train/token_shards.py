@@ -24,6 +24,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,13 @@ import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.config import from_dict
-from longva_ray.filesystem import resolve, write_atomically
+from longva_ray.filesystem import resolve
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "token_shards.json"
+INCOMING = ".incoming"
+"""Folder of half-written files, on the same file system as the shards so that a rename is
+atomic."""
 _KEY = b"longva_ray.content_key"
 
 TokenIds = npt.NDArray[np.int32]
@@ -340,6 +344,17 @@ class TokenShardWriter:
 
 def part_name(part: int) -> str:
     return f"part-{part:05d}.arrow"
+
+
+def write_atomically(
+    filesystem: pyarrow.fs.FileSystem, root: str, name: str, content: bytes | pa.Buffer
+) -> None:
+    """Write `root/name` completely or not at all: under a temporary name first, then renamed."""
+    temporary = f"{root}/{INCOMING}/{uuid.uuid4().hex}"
+    filesystem.create_dir(f"{root}/{INCOMING}", recursive=True)
+    with filesystem.open_output_stream(temporary) as file:
+        file.write(content)
+    filesystem.move(temporary, f"{root}/{name}")
 
 
 def _open_ipc(filesystem: pyarrow.fs.FileSystem, path: str) -> pa.ipc.RecordBatchFileReader:

@@ -27,14 +27,14 @@ from typing import Any
 import numpy as np
 
 from longva_ray.config import ImageDataConfig, from_dict
-from longva_ray.filesystem import INCOMING, resolve, write_atomically
+from longva_ray.filesystem import resolve
 from longva_ray.lm.checkpoint import load_longva_config
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.progress import Progress
 from longva_ray.train.image_chat import RawSample, SampleError, parse_sample, read_samples
 from longva_ray.train.tasks import run_tasks
 from longva_ray.train.text_tokenise import load_tokenizer
-from longva_ray.train.token_shards import tokenizer_fingerprint
+from longva_ray.train.token_shards import INCOMING, tokenizer_fingerprint, write_atomically
 from longva_ray.train.vision_samples import EncodedSample, GridSettings, SampleEncoder
 from longva_ray.train.vision_shards import (
     PartRecord,

@@ -23,6 +23,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,8 +34,13 @@ import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.config import from_dict
-from longva_ray.filesystem import atomic_output, resolve, write_atomically
-from longva_ray.train.token_shards import part_name, tokenizer_fingerprint
+from longva_ray.filesystem import resolve
+from longva_ray.train.token_shards import (
+    INCOMING,
+    part_name,
+    tokenizer_fingerprint,
+    write_atomically,
+)
 from longva_ray.train.vision_samples import EncodedSample, GridSettings
 
 FORMAT_VERSION = 1
@@ -240,9 +246,10 @@ class VisionShardWriter:
         """Write one part, a row at a time, under its final name, or not at all."""
         digest = hashlib.blake2b(digest_size=16)
         tokens, grids, samples, trained = [], [], 0, 0
-        name = part_name(part)
+        temporary = f"{self._root}/{INCOMING}/{uuid.uuid4().hex}"
+        self._filesystem.create_dir(f"{self._root}/{INCOMING}", recursive=True)
         with (
-            atomic_output(self._filesystem, self._root, name) as file,
+            self._filesystem.open_output_stream(temporary) as file,
             pa.ipc.new_file(file, self._schema) as writer,
         ):
             for row in rows:
@@ -254,12 +261,14 @@ class VisionShardWriter:
                 grids.append(len(row.grids_GYXC))
                 samples += len(row.sample_ids)
                 trained += int(row.trained_T.sum())
+        path = f"{self._root}/{part_name(part)}"
+        self._filesystem.move(temporary, path)
         return PartRecord(
             row_tokens=tuple(tokens),
             row_grids=tuple(grids),
             num_samples=samples,
             num_trained=trained,
-            num_bytes=self._filesystem.get_file_info(f"{self._root}/{name}").size,
+            num_bytes=self._filesystem.get_file_info(path).size,
             digest=digest.hexdigest(),
         )
 
