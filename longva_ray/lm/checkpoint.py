@@ -48,6 +48,7 @@ from longva_ray.lm.rope import assert_rope
 from longva_ray.lm.tower_weights import TOWER, clip_config, clip_tensors, is_built
 from longva_ray.lm.weights import Rename, read_tensors, resolve, save_folder
 from longva_ray.video.fitting import Fitting
+from longva_ray.vision.encoding import MAX_GRIDS, Encoding
 from longva_ray.vision.frame_encoder import FrameEncoder
 from longva_ray.vision.unires import GridRule
 
@@ -202,6 +203,7 @@ def assemble_longva(
     dtype: torch.dtype = torch.float32,
     grid_rule: GridRule = "paper",
     frame_fitting: Fitting = "letterbox",
+    encoding: Encoding = "unires",
 ) -> None:
     """Join a text backbone and a CLIP tower by a fresh projector and save it all to `path`.
 
@@ -216,6 +218,7 @@ def assemble_longva(
         dtype: of the saved weights.
         grid_rule: see `longva_ray.vision.unires`.
         frame_fitting: see `longva_ray.video.fitting`.
+        encoding: of images, see `longva_ray.vision.encoding`; it decides the most grids, too.
 
     Raises:
         ValueError: `path` exists, a source is not what it should be, or lacks weights.
@@ -230,6 +233,8 @@ def assemble_longva(
         video_token_id=video_token_id,
         grid_rule=grid_rule,
         frame_fitting=frame_fitting,
+        encoding=encoding,
+        max_grids=MAX_GRIDS[encoding],
     )
     tensors = read_tensors(text_folder, lambda stored: _LANGUAGE + stored, dtype)
     tensors |= clip_tensors(clip_folder, config, dtype)

@@ -12,13 +12,14 @@ Pixels are uint8 grids; visual tokens that were encoded earlier go in as
 `mm_encoder_outputs={"video": encoded(tokens)}`, transformers' own name for that.
 
 Shape suffixes: B batch, T tokens of the whole sequence, G grids, F frames, Y/X/C pixel axes, Q
-visual tokens of a grid, D language-model width.
+visual tokens of a grid, S visual tokens of images, 2 where one comes from, D language-model width.
 """
 
 # No `from __future__ import annotations`: @strict checks a config's values by real types.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import (
@@ -30,11 +31,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from longva_ray.lm.splice import embed_text, fill, placeholder_mask
 from longva_ray.video.fitting import Fitting
+from longva_ray.vision.anyres import Newline
+from longva_ray.vision.encoding import Encoding, GridSettings
 from longva_ray.vision.frame_encoder import FrameEncoder, grid_and_patch_side
 from longva_ray.vision.unires import MAX_GRIDS, GridRule
 
@@ -71,7 +75,9 @@ class LongVAConfig(PreTrainedConfig):
         projector_hidden_act: activation of the 2-layer MLP (released code: mlp2x_gelu).
         vision_feature_layer: which hidden state of the tower is used (released code: -2).
         pool_stride: average pooling after the MLP (paper, section 3.2: 2x2).
-        max_grids: most grids an image is cut into (paper, section 3.2: 49).
+        encoding: which tokens stand for an image, "unires" or, the paper's ablation, "anyres"
+            (`longva_ray.vision.anyres`); a frame has the same with both.
+        max_grids: most grids an image is cut into (paper, section 3.2: 49; 4 for AnyRes).
         grid_rule: how many grids an image gets, "paper" (section 3.2) or "released"
             (`longva_ray.vision.unires`).
         frame_fitting: how frames and images of another shape fit a grid, "letterbox" (as the
@@ -95,6 +101,7 @@ class LongVAConfig(PreTrainedConfig):
     projector_hidden_act: str = "gelu"
     vision_feature_layer: int = -2
     pool_stride: int = 2
+    encoding: Encoding = "unires"
     max_grids: int = MAX_GRIDS
     grid_rule: GridRule = "paper"
     frame_fitting: Fitting = "letterbox"
@@ -124,6 +131,20 @@ class LongVAConfig(PreTrainedConfig):
         """Side of a grid in pixels."""
         return grid_and_patch_side(self.vision)[0]
 
+    @property
+    def grids(self) -> GridSettings:
+        """What images and videos are turned into."""
+        grid_size, side = grid_and_patch_side(self.vision)
+        return GridSettings(
+            grid_size=grid_size,
+            tokens_per_grid=(side // self.pool_stride) ** 2,
+            max_grids=self.max_grids,
+            grid_rule=self.grid_rule,
+            frame_fitting=self.frame_fitting,
+            encoding=self.encoding,
+            pool_stride=self.pool_stride,
+        )
+
 
 def build_frame_encoder(config: LongVAConfig) -> FrameEncoder:
     """A frame encoder of the configuration's shape, with random weights."""
@@ -133,6 +154,7 @@ def build_frame_encoder(config: LongVAConfig) -> FrameEncoder:
         feature_layer=config.vision_feature_layer,
         pool_stride=config.pool_stride,
         hidden_act=config.projector_hidden_act,
+        encoding=config.encoding,
     )
 
 
@@ -169,6 +191,12 @@ class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model: Any = AutoModelForCausalLM.from_config(config.text)
         self.post_init()
         forbid_placeholders(self.generation_config, config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Newline):
+            init.normal_(module.weight, std=module.std)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -209,9 +237,11 @@ class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs["mm_encoder_outputs"] = own
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
-    def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Visual tokens of image grids: grids_GYXC uint8 -> `pooler_output`, [G * Q, D]."""
-        return encoded(self.frame_encoder(pixel_values))
+    def get_image_features(
+        self, pixel_values: Tensor, image_sources: Tensor | None = None, **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """Visual tokens of image grids: grids_GYXC uint8, source_S2 -> `pooler_output`, [S, D]."""
+        return encoded(self.frame_encoder.encode_images(pixel_values, image_sources))
 
     def get_video_features(
         self, pixel_values_videos: Tensor, **_: Any
@@ -224,6 +254,7 @@ class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
+        image_sources: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -241,6 +272,7 @@ class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: grids_GYXC uint8 of all images of the batch, in the order of their
                 placeholders.
             pixel_values_videos: frames_FYXC uint8 of all videos of the batch, likewise.
+            image_sources: source_S2 of all images of the batch (`processor`); UniRes does without.
             inputs_embeds: [B, T, D] instead of `input_ids`, visual tokens already in place
                 (`splice.embed_prompt`).
             mm_encoder_outputs: visual tokens instead of pixels, see `encoded`.
@@ -255,7 +287,7 @@ class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError("want exactly one of input_ids and inputs_embeds")
         outputs = dict(mm_encoder_outputs or {})
         if pixel_values is not None:
-            self._add(outputs, "image", self.get_image_features(pixel_values))
+            self._add(outputs, "image", self.get_image_features(pixel_values, image_sources))
         if pixel_values_videos is not None:
             self._add(outputs, "video", self.get_video_features(pixel_values_videos))
         if inputs_embeds is None:

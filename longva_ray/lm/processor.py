@@ -1,10 +1,11 @@
 """Images, videos and text to the model's inputs, in transformers' conventions.
 
     text with <image>/<video> + PIL images + videos FYXC -> input_ids, attention_mask, pixel_values,
-    pixel_values_videos
+    image_sources, pixel_values_videos
 
-`pixel_values` are uint8 grids_GYXC of all images, `pixel_values_videos` uint8 frames_FYXC of all
-videos: normalising is the frame encoder's part. `processor.apply_chat_template(messages,
+`pixel_values` are uint8 grids_GYXC of all images, `image_sources` says which token of them stands
+where (`vision.encoding`), `pixel_values_videos` are uint8 frames_FYXC of all videos: normalising is
+the frame encoder's part. `processor.apply_chat_template(messages,
 tokenize=True, return_dict=True)` goes from messages to inputs, and encodes special tokens typed by
 a user as plain text. Frames not of the grid's size are fitted by the one rule of the checkpoint.
 Does not decode video files and does not need torchvision.
@@ -32,11 +33,12 @@ from longva_ray.lm.prompt import (
     placeholder_ids,
 )
 from longva_ray.video.fitting import Fitting
-from longva_ray.vision.unires import GRID_SIZE, MAX_GRIDS, GridRule, split_image
+from longva_ray.vision.encoding import Cut, Encoding, GridSettings, join_sources
+from longva_ray.vision.unires import GRID_SIZE, MAX_GRIDS, GridRule, whole_image
 
 
 class LongVAProcessor(ProcessorMixin):
-    """Tokenizer, UniRes and frame fitting of one checkpoint."""
+    """Tokenizer, encoding of images and frame fitting of one checkpoint."""
 
     def __init__(
         self,
@@ -48,13 +50,16 @@ class LongVAProcessor(ProcessorMixin):
         grid_rule: GridRule = "paper",
         frame_fitting: Fitting = "letterbox",
         max_prompt_tokens: int | None = None,
+        encoding: Encoding = "unires",
+        pool_stride: int = 2,
     ) -> None:
         """
         Args:
             tokenizer: with `<image>`, `<video>` and ChatML's tokens.
             chat_template: None for the project's (`prompt.CHAT_TEMPLATE`).
-            grid_size, tokens_per_grid, max_grids, grid_rule, frame_fitting, max_prompt_tokens:
-                those of the checkpoint (`LongVAConfig`, `FrameEncoder`), see `processor_for`.
+            grid_size, tokens_per_grid, max_grids, grid_rule, frame_fitting, max_prompt_tokens,
+                encoding, pool_stride: those of the checkpoint (`LongVAConfig`, `FrameEncoder`), see
+                `processor_for`.
         """
         self.image_token_id, self.video_token_id = placeholder_ids(tokenizer)
         self.grid_size = grid_size
@@ -63,6 +68,8 @@ class LongVAProcessor(ProcessorMixin):
         self.grid_rule = grid_rule
         self.frame_fitting = frame_fitting
         self.max_prompt_tokens = max_prompt_tokens
+        self.encoding = encoding
+        self.pool_stride = pool_stride
         super().__init__(tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     def __call__(
@@ -97,18 +104,25 @@ class LongVAProcessor(ProcessorMixin):
             raise ValueError(f"want only images, text, videos and return_tensors='pt', got {got}")
         if text is None:
             raise ValueError("want text with one <image>/<video> placeholder an item, got none")
-        images_GYXC = [self._split(image) for image in _flat(images, Image.Image)]
-        videos_FYXC = [self._fit_frames(frames) for frames in _flat(videos, (np.ndarray, Tensor))]
+        grids = self._grids()
+        image_cuts = [grids.image(image) for image in _flat(images, Image.Image)]
+        video_cuts = [
+            grids.pooled(self._fit_frames(frames)) for frames in _flat(videos, (np.ndarray, Tensor))
+        ]
         texts = [text] if isinstance(text, str) else list(text)
         rows = [
             self._tokenize(prompt, sanitize_control_tokens=sanitize_control_tokens)
             for prompt in texts
         ]
-        data = self._pad(self._expand(rows, images_GYXC, videos_FYXC))
-        if images_GYXC:
-            data["pixel_values"] = torch.from_numpy(np.concatenate(images_GYXC))
-        if videos_FYXC:
-            data["pixel_values_videos"] = torch.from_numpy(np.concatenate(videos_FYXC))
+        data = self._pad(self._expand(rows, image_cuts, video_cuts))
+        if image_cuts:
+            data["pixel_values"] = _pixels(image_cuts)
+            sources = join_sources(
+                [cut.source_S2 for cut in image_cuts], [len(cut.grids_GYXC) for cut in image_cuts]
+            )
+            data["image_sources"] = torch.from_numpy(sources)
+        if video_cuts:
+            data["pixel_values_videos"] = _pixels(video_cuts)
         return BatchFeature(data)
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,15 +132,18 @@ class LongVAProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values", "pixel_values_videos"]
+        pixels = ["pixel_values", "image_sources", "pixel_values_videos"]
+        return ["input_ids", "attention_mask", *pixels]
 
-    def _split(self, image: Image.Image) -> NDArray[np.uint8]:
-        return split_image(
-            image,
-            rule=self.grid_rule,
-            fitting=self.frame_fitting,
+    def _grids(self) -> GridSettings:
+        return GridSettings(
             grid_size=self.grid_size,
+            tokens_per_grid=self.tokens_per_grid,
             max_grids=self.max_grids,
+            grid_rule=self.grid_rule,
+            frame_fitting=self.frame_fitting,
+            encoding=self.encoding,
+            pool_stride=self.pool_stride,
         )
 
     def _fit_frames(self, frames: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
@@ -140,12 +157,8 @@ class LongVAProcessor(ProcessorMixin):
         if frames_FYXC.shape[1:3] == (self.grid_size, self.grid_size):
             return frames_FYXC
         fitted = [
-            split_image(
-                Image.fromarray(frame_YXC),
-                rule="paper",
-                fitting=self.frame_fitting,
-                grid_size=self.grid_size,
-                max_grids=1,
+            whole_image(
+                Image.fromarray(frame_YXC), fitting=self.frame_fitting, grid_size=self.grid_size
             )
             for frame_YXC in frames_FYXC
         ]
@@ -159,25 +172,25 @@ class LongVAProcessor(ProcessorMixin):
     def _expand(
         self,
         rows: Sequence[Sequence[int]],
-        images_GYXC: Sequence[NDArray[np.uint8]],
-        videos_FYXC: Sequence[NDArray[np.uint8]],
+        images: Sequence[Cut],
+        videos: Sequence[Cut],
     ) -> list[Tensor]:
-        """Each row with its placeholders repeated for the grids of their images and videos."""
-        grids = {
-            self.image_token_id: [len(image) for image in images_GYXC],
-            self.video_token_id: [len(video) for video in videos_FYXC],
+        """Each row with its placeholders repeated for the tokens of their images and videos."""
+        tokens = {
+            self.image_token_id: [len(cut.source_S2) for cut in images],
+            self.video_token_id: [len(cut.source_S2) for cut in videos],
         }
-        for (token_id, counts), kind in zip(grids.items(), ("image", "video"), strict=True):
+        for (token_id, counts), kind in zip(tokens.items(), ("image", "video"), strict=True):
             wanted = sum(list(row).count(token_id) for row in rows)
             if wanted != len(counts):
                 raise ValueError(
                     f"the text has {wanted} <{kind}> placeholder(s) but {len(counts)} {kind}(s) "
                     "were given; want one for each"
                 )
-        queues = {token_id: iter(counts) for token_id, counts in grids.items()}
+        queues = {token_id: iter(counts) for token_id, counts in tokens.items()}
         expanded = []
         for row in rows:
-            counts = [next(queues[i]) * self.tokens_per_grid for i in row if i in queues]
+            counts = [next(queues[i]) for i in row if i in queues]
             ids_T = expand_placeholders(row, counts, placeholder_ids=list(queues))
             check_prompt_length(len(ids_T), self.max_prompt_tokens)
             expanded.append(ids_T)
@@ -208,7 +221,13 @@ def processor_for(
         grid_rule=config.grid_rule,
         frame_fitting=config.frame_fitting,
         max_prompt_tokens=config.max_prompt_tokens,
+        encoding=config.encoding,
+        pool_stride=config.pool_stride,
     )
+
+
+def _pixels(cuts: Sequence[Cut]) -> Tensor:
+    return torch.from_numpy(np.concatenate([cut.grids_GYXC for cut in cuts]))
 
 
 def _flat(items: Any, kind: type | tuple[type, ...]) -> list[Any]:

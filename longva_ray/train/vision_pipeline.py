@@ -35,7 +35,7 @@ from longva_ray.train.image_chat import RawSample, SampleError, parse_sample, re
 from longva_ray.train.tasks import run_tasks
 from longva_ray.train.text_tokenise import load_tokenizer
 from longva_ray.train.token_shards import INCOMING, tokenizer_fingerprint, write_atomically
-from longva_ray.train.vision_samples import EncodedSample, GridSettings, SampleEncoder
+from longva_ray.train.vision_samples import EncodedSample, SampleEncoder
 from longva_ray.train.vision_shards import (
     PartRecord,
     VisionRow,
@@ -45,6 +45,7 @@ from longva_ray.train.vision_shards import (
     has_manifest,
     read_manifest,
 )
+from longva_ray.vision.encoding import GridSettings
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def prepare_images(
     order = np.random.default_rng([config.seed, len(samples)]).permutation(len(samples))
     tokenizer = load_tokenizer(checkpoint)
     add_placeholders(tokenizer)
-    grids = GridSettings.of(load_longva_config(checkpoint))
+    grids = load_longva_config(checkpoint).grids
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NO_SAY}
     fingerprint = tokenizer_fingerprint(tokenizer)
     key = _key(samples, [settings, fingerprint, dataclasses.asdict(grids)])

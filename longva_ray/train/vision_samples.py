@@ -1,16 +1,18 @@
 """A conversation about images -> token ids, which of them are answers, and the images' grids.
 
-    ChatSample -> input_ids_T, trained_T, grids_GYXC
+    ChatSample -> input_ids_T, trained_T, grids_GYXC, source_S2
 
 The prompt comes from the one chat template, so that what stands in front of an answer is, token for
 token, what the model is given when it is asked (`lm.prompt.build_prompt`); captions too (the
 released scripts train stage 1 on image and caption without any turns). Trained are the tokens of
 answers and the token that ends each, nothing else: not the header of the turn, not the newline
-behind it (the released code trains the control tokens of every role). Images are cut by UniRes,
-videos become one grid a frame; both go to visual tokens later, one placeholder id for each.
+behind it (the released code trains the control tokens of every role). Images are cut as the
+checkpoint's encoding says, videos become one grid a frame; both go to visual tokens later, one
+placeholder id and one source for each.
 
 What it does not do: shift labels (`ring.layout.next_token_labels`), encode grids.
-Shapes: T tokens of a sample, G grids, F frames, Y/X/C pixel axes, Q visual tokens of a grid.
+Shapes: T tokens of a sample, S visual tokens, 2 the grid of one and its number there, G grids, F
+frames, Y/X/C pixel axes.
 """
 
 import dataclasses
@@ -24,7 +26,6 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.filesystem import local_file
-from longva_ray.lm.longva import LongVAConfig
 from longva_ray.lm.prompt import (
     CHAT_TEMPLATE,
     TURN_END,
@@ -34,37 +35,13 @@ from longva_ray.lm.prompt import (
 )
 from longva_ray.train.image_chat import ChatSample, Item, SampleError
 from longva_ray.video.decode import decode_frames, probe_video
-from longva_ray.video.fitting import Fitting
 from longva_ray.video.probe import VideoError
 from longva_ray.video.sampling import Sampling
-from longva_ray.vision.frame_encoder import grid_and_patch_side
-from longva_ray.vision.unires import GridRule, split_image
+from longva_ray.vision.encoding import Cut, GridSettings, join_sources
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are no images, or broken ones."""
 _DECODE_CHUNK = 16
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class GridSettings:
-    """How a checkpoint turns images into grids and grids into tokens."""
-
-    grid_size: int
-    tokens_per_grid: int
-    max_grids: int
-    grid_rule: GridRule
-    frame_fitting: Fitting
-
-    @classmethod
-    def of(cls, config: LongVAConfig) -> "GridSettings":
-        grid_size, side = grid_and_patch_side(config.vision)
-        return cls(
-            grid_size=grid_size,
-            tokens_per_grid=(side // config.pool_stride) ** 2,
-            max_grids=config.max_grids,
-            grid_rule=config.grid_rule,
-            frame_fitting=config.frame_fitting,
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +55,8 @@ class EncodedSample:
     """Tokens that the model learns to produce."""
     grids_GYXC: npt.NDArray[np.uint8]
     """Of all images and videos, in the order of their placeholders."""
+    source_S2: npt.NDArray[np.int32]
+    """What stands at each placeholder, of these grids (`encoding.Cut`)."""
 
 
 class SampleEncoder:
@@ -106,8 +85,9 @@ class SampleEncoder:
     def __call__(self, sample: ChatSample) -> EncodedSample:
         """Raises SampleError for an image or video that cannot be read, or a sample too long."""
         size = self._settings.grid_size
-        grids = [self._grids(item) for item in sample.items]
-        counts = [len(each) * self._settings.tokens_per_grid for each in grids]
+        cuts = [self._cut(item) for item in sample.items]
+        counts = [len(cut.source_S2) for cut in cuts]
+        grids = [cut.grids_GYXC for cut in cuts]
         text_ids: Any = self._tokenizer.apply_chat_template(
             [dict(message) for message in sample.messages],
             chat_template=CHAT_TEMPLATE,
@@ -124,9 +104,10 @@ class SampleEncoder:
                 input_ids_T, [message["role"] for message in sample.messages], self._tokenizer
             ),
             grids_GYXC=np.concatenate([np.zeros((0, size, size, 3), np.uint8), *grids]),
+            source_S2=join_sources([cut.source_S2 for cut in cuts], [len(each) for each in grids]),
         )
 
-    def _grids(self, item: Item) -> npt.NDArray[np.uint8]:
+    def _cut(self, item: Item) -> Cut:
         name = f"{item.kind} {item.place}"
         try:
             with local_file(item.place) as path:
@@ -140,18 +121,11 @@ class SampleEncoder:
         except _UNREADABLE as error:
             raise SampleError(f"{name} cannot be read: {error}") from error
 
-    def _image(self, path: Path) -> npt.NDArray[np.uint8]:
-        settings = self._settings
+    def _image(self, path: Path) -> Cut:
         with Image.open(path) as image:
-            return split_image(
-                image,
-                rule=settings.grid_rule,
-                fitting=settings.frame_fitting,
-                grid_size=settings.grid_size,
-                max_grids=settings.max_grids,
-            )
+            return self._settings.image(image)
 
-    def _video(self, path: Path) -> npt.NDArray[np.uint8]:
+    def _video(self, path: Path) -> Cut:
         info = probe_video(path)
         frame_index_F = self._sampling.indices(info.num_frames, info.average_fps)
         self._check_length(len(frame_index_F) * self._settings.tokens_per_grid)
@@ -162,7 +136,7 @@ class SampleEncoder:
             fitting=self._settings.frame_fitting,
             chunk_frames=_DECODE_CHUNK,
         )
-        return np.concatenate([chunk.frames_FYXC for chunk in chunks])
+        return self._settings.pooled(np.concatenate([chunk.frames_FYXC for chunk in chunks]))
 
     def _check_length(self, num_tokens: int) -> None:
         if num_tokens > self._max_tokens:

@@ -1,7 +1,7 @@
 """Vision shards: packed rows of conversations on disk, their images already cut into grids.
 
     <folder>/part-00000.arrow ...   Arrow IPC, one record batch for each row: input_ids, trained,
-                                    document_lengths, sample_ids, pixels
+                                    document_lengths, sample_ids, pixels, sources
     <folder>/part-00000.json ...    what the part holds and what was left out; says it is complete
     <folder>/vision_shards.json     the manifest, written last: every part is there
 
@@ -15,7 +15,8 @@ Trade-off: pixels are stored as they go into the tower, 338 KB for a grid of 336
 times the JPEG file they came from. In return training decodes nothing, starts at any row at once
 and meets no broken file. What it does not do: shuffle rows.
 
-Shapes: T tokens of a row, G grids, Y/X/C pixel axes.
+Shapes: T tokens of a row, S visual tokens of it, 2 the grid of one and its number there, G grids,
+Y/X/C pixel axes.
 """
 
 import bisect
@@ -41,9 +42,10 @@ from longva_ray.train.token_shards import (
     tokenizer_fingerprint,
     write_atomically,
 )
-from longva_ray.train.vision_samples import EncodedSample, GridSettings
+from longva_ray.train.vision_samples import EncodedSample
+from longva_ray.vision.encoding import GridSettings, join_sources
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "vision_shards.json"
 _KEY = b"longva_ray.key"
 _SCHEMA = pa.schema(
@@ -53,6 +55,7 @@ _SCHEMA = pa.schema(
         pa.field("document_lengths", pa.list_(pa.int32()), nullable=False),
         pa.field("sample_ids", pa.list_(pa.string()), nullable=False),
         pa.field("pixels", pa.large_binary(), nullable=False),
+        pa.field("sources", pa.list_(pa.int32()), nullable=False),
     ]
 )
 
@@ -73,6 +76,8 @@ class VisionRow:
     sample_ids: tuple[str, ...]
     grids_GYXC: npt.NDArray[np.uint8]
     """Of all samples, in order; read-only when they come from disk."""
+    source_S2: npt.NDArray[np.int32]
+    """What stands at each placeholder, of these grids (`vision.encoding`)."""
 
     @classmethod
     def of(cls, samples: list[EncodedSample]) -> "VisionRow":
@@ -82,6 +87,10 @@ class VisionRow:
             document_lengths=tuple(len(sample.input_ids_T) for sample in samples),
             sample_ids=tuple(sample.sample_id for sample in samples),
             grids_GYXC=np.concatenate([sample.grids_GYXC for sample in samples]),
+            source_S2=join_sources(
+                [sample.source_S2 for sample in samples],
+                [len(sample.grids_GYXC) for sample in samples],
+            ),
         )
 
 
@@ -169,6 +178,7 @@ class VisionShards:
             document_lengths=tuple(batch.column("document_lengths")[0].as_py()),
             sample_ids=tuple(batch.column("sample_ids")[0].as_py()),
             grids_GYXC=pixels.reshape(-1, size, size, 3),
+            source_S2=batch.column("sources")[0].values.to_numpy().reshape(-1, 2),
         )
 
     def __reduce__(self) -> tuple[type["VisionShards"], tuple[str]]:
@@ -232,6 +242,11 @@ def read_manifest(place: str) -> VisionShardsMetadata:
             f"{place}/{MANIFEST_NAME} is not a manifest of this version ({error}); delete the "
             "folder and prepare the images again"
         ) from error
+    if metadata.format_version != FORMAT_VERSION:
+        raise VisionShardError(
+            f"{place} has format {metadata.format_version}, this version reads {FORMAT_VERSION}; "
+            "delete the folder and prepare the images again"
+        )
     return metadata
 
 
@@ -254,7 +269,7 @@ class VisionShardWriter:
         ):
             for row in rows:
                 writer.write_batch(self._batch(row))
-                for array in (row.input_ids_T, row.trained_T, row.grids_GYXC):
+                for array in (row.input_ids_T, row.trained_T, row.grids_GYXC, row.source_S2):
                     digest.update(np.ascontiguousarray(array).data)
                 digest.update(repr(row.document_lengths).encode())
                 tokens.append(len(row.input_ids_T))
@@ -286,5 +301,6 @@ class VisionShardWriter:
             pa.array([row.document_lengths], pa.list_(pa.int32())),
             pa.array([row.sample_ids], pa.list_(pa.string())),
             pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, pixels]),
+            pa.array([row.source_S2.ravel()], pa.list_(pa.int32())),
         ]
         return pa.record_batch(columns, schema=self._schema)

@@ -1,22 +1,22 @@
 """Vision alignment as a stage: packed rows of conversations -> loss over the answers.
 
     row (T,) + grids -> this rank's zigzag share (L,) of ids, and the grids it shows
-    grids -> tower, projector, pooling -> tokens_GQD -> spliced into embeddings (1, L, D) -> loss
+    grids -> frame encoder -> tokens_GKD -> those that are shown, spliced into embeddings -> loss
 
 A ring shares one row. Each rank encodes the grids whose tokens stand in its share and nothing is
 exchanged: what a rank does not hold it needs no token of, and the gradient of a token arises where
-the token is. Trade-off: a grid cut by the border between two chunks is encoded on both sides, at
-most four such grids a rank; in return there is no gather of tokens with a reduction of their
-gradients behind it. The grids of a share are about as many on every rank, as images are most of the
-tokens.
+the token is. Trade-off: what is cut by the border between two chunks is encoded on both sides, at
+most four such grids a rank, or images with AnyRes; in return there is no gather of tokens with a
+reduction of their gradients behind it. The grids of a share are about as many on every rank, as
+images are most of the tokens.
 
 Divided weights (ZeRO) are gathered when a layer runs, by all ranks together. So the encoder runs
 equally often on every rank of the world, on a black grid where a rank has none left; how often
 follows from the manifest.
 
 What it does not do: cut images (`train.vision_samples` did), read ahead.
-Shapes: T tokens of a row, L tokens on this rank, G grids, Q visual tokens of a grid, S visual
-tokens in this share, D width.
+Shapes: T tokens of a row, L tokens on this rank, G grids, K tokens made of a grid, S visual tokens
+in this share, 2 the grid of one and its number there, D width.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ from longva_ray.train.settings import AlignConfig
 from longva_ray.train.speed import training_flops
 from longva_ray.train.stage import DTYPES, MicroBatch
 from longva_ray.train.text_stage import OutputLoss
-from longva_ray.train.vision_samples import GridSettings
 from longva_ray.train.vision_shards import VisionRow, VisionShards
+from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.frame_encoder import grid_and_patch_side
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,9 @@ class VisualShare:
 
     batches: tuple[torch.Tensor, ...]
     """Grids G Y X C (uint8), one entry for each run of the encoder."""
-    token_S: torch.Tensor
-    """For every visual token of the share, in order: which of all the encoded tokens it is."""
+    source_S2: torch.Tensor
+    """Of every visual token of the share, in order: its grid among all in the batches, and its
+    number there (`vision.encoding`)."""
 
 
 class AlignmentLoss(torch.nn.Module):
@@ -89,8 +90,8 @@ class AlignmentLoss(torch.nn.Module):
         denominator: int,
     ) -> torch.Tensor:
         language_model = self.model.language_model
-        tokens_GQD = torch.cat([self._encode(grids_GYXC) for grids_GYXC in visual.batches])
-        tokens_SD = tokens_GQD.flatten(0, 1)[visual.token_S]
+        tokens_GKD = torch.cat([self._encode(grids_GYXC) for grids_GYXC in visual.batches])
+        tokens_SD = self.model.frame_encoder.arrange(tokens_GKD, visual.source_S2)
         mask_BL = placeholder_mask(input_ids_BL, self.model.config.placeholder_ids)
         embeds_BLD = embed_text(input_ids_BL, language_model.get_input_embeddings(), mask_BL)
         # Without a visual token too: what every rank runs forward it must also run backward.
@@ -102,7 +103,7 @@ class AlignmentLoss(torch.nn.Module):
         return self.output(hidden_BLD, labels_BL, denominator)
 
     def _encode(self, grids_GYXC: torch.Tensor) -> torch.Tensor:
-        encode = self.model.frame_encoder.encode_in_place
+        encode = self.model.frame_encoder.grid_tokens
         if self._recompute:
             return checkpoint(encode, grids_GYXC, use_reentrant=False)
         return encode(grids_GYXC)
@@ -131,7 +132,7 @@ class VisionStage:
         config = load_longva_config(self._base)
         tokenizer = AutoTokenizer.from_pretrained(self._base)
         add_placeholders(tokenizer)
-        self._shards.check_model(GridSettings.of(config), tokenizer)
+        self._shards.check_model(config.grids, tokenizer)
         rows, step = len(self._shards), self._config.sequences_per_step
         logger.info(
             "%d rows, so one pass is %d steps and the run takes %.2f passes",
@@ -215,9 +216,8 @@ class VisionStage:
         most = 0
         for row in rows:
             chunk = -(-data.row_tokens[row] // (2 * ring_size))
-            # Tokens in a row touch this many grids at most, and a rank holds two such chunks.
-            touched = chunk // data.grids.tokens_per_grid + 2
-            most = max(most, min(data.row_grids[row], 2 * touched))
+            # A rank holds two such chunks.
+            most = max(most, min(data.row_grids[row], 2 * data.grids.most_grids(chunk)))
         return max(1, -(-most // self._config.grids_per_forward))
 
     def _micro_batch(self, row: VisionRow, mesh: RingMesh, num_runs: int) -> MicroBatch:
@@ -247,20 +247,21 @@ class VisionStage:
         """The grids that this rank's tokens come from, in `num_runs` batches, and which token of
         them stands at each of its placeholders."""
         assert self._mesh is not None
-        per_grid = self._shards.metadata.grids.tokens_per_grid
         mask_T = placeholder_mask(ids_BT, self.model().config.placeholder_ids)[0]
-        assert int(mask_T.sum()) == len(row.grids_GYXC) * per_grid, "shards hold what they show"
+        assert int(mask_T.sum()) == len(row.source_S2), "shards hold what they show"
         number_T = torch.where(mask_T, mask_T.cumsum(0) - 1, -1)
         number_L = layout.split(number_T, self._mesh.ring_rank, dim=0, pad_value=-1)
-        number_S = number_L[number_L >= 0]
-        grids, place_S = torch.unique(number_S // per_grid, return_inverse=True)
+        source_S2 = torch.tensor(row.source_S2)[number_L[number_L >= 0]]
+        in_grid_S = source_S2[:, 0] != NEWLINE
+        grids, place = torch.unique(source_S2[in_grid_S, 0], return_inverse=True)
+        source_S2[in_grid_S, 0] = place.to(source_S2.dtype)
         size = self._shards.metadata.grids.grid_size
         black_GYXC = np.zeros((1, size, size, 3), dtype=np.uint8)
         parts = np.array_split(grids.numpy(), num_runs)
         batches = [row.grids_GYXC[part] if len(part) else black_GYXC for part in parts]
         return VisualShare(
             batches=tuple(torch.from_numpy(batch).to(self._device) for batch in batches),
-            token_S=(place_S * per_grid + number_S % per_grid).to(self._device),
+            source_S2=source_S2.to(self._device),
         )
 
     def _trains_tower(self) -> bool:

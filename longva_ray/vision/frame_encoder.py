@@ -1,20 +1,24 @@
 """Grids to visual tokens: CLIP tower, projector, and the only pooling there is.
 
-    grids_GYXC (uint8) -> tokens_GQD
+    grids_GYXC (uint8) -> tokens_GQD                      frames of a video
+    grids_GYXC, source_S2 -> tokens_SD                    images
 
 Section 3.2 of the LongVA paper: 336-pixel grids, 24 x 24 patches, 2x2 pooling *after* the MLP, so Q
 = 144 tokens a grid in raster order within the grid. An N-frame video is N grids, hence 144 N
-tokens. Grids go through in micro-batches; memory is that of one micro-batch plus the result. Does
-not resize frames (`video`, `unires` do).
+tokens. So are images with UniRes; with AnyRes, whose images are not pooled, sources say which token
+stands where (`encoding`). Grids go through in micro-batches; memory is that of one micro-batch plus
+the result. Does not resize frames (`video`, `unires` do).
 
 Shape suffixes: G grids, C channels, Y and X pixel rows and columns, P and Q patches before and
-after pooling (p and q along one side), V vision width, D language-model width.
+after pooling (p and q along one side), K all tokens made of a grid, S visual tokens of images, 2
+the grid of a token and its number there, V vision width, D language-model width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +28,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.clip_tower import ClipTower
+from longva_ray.vision.encoding import Encoding
 from longva_ray.vision.projector import Projector
 
 # Enough grids to keep a GPU busy with ViT-L/336, few enough for their activations to be small.
@@ -48,8 +54,9 @@ class FrameEncoder(nn.Module):
         feature_layer: int,
         pool_stride: int,
         hidden_act: str,
+        encoding: Encoding = "unires",
     ) -> None:
-        """Build with random weights.
+        """Build with random weights; `encoding` is that of images.
 
         Raises:
             ValueError: the tower has no such layer, or the patches of a grid do not divide into
@@ -67,7 +74,9 @@ class FrameEncoder(nn.Module):
         self.width = width
         self.pool_stride = pool_stride
         self.tower = ClipTower(vision_config, feature_layer=feature_layer)
-        self.projector = Projector(vision_config.hidden_size, width, hidden_act=hidden_act)
+        self.projector = Projector(
+            vision_config.hidden_size, width, hidden_act=hidden_act, newline=encoding == "anyres"
+        )
         self._token_config = {
             "vision_config": _shaping_values(vision_config),
             "feature_layer": self.tower.clip.config.num_hidden_layers,
@@ -80,7 +89,7 @@ class FrameEncoder(nn.Module):
     def forward(
         self, grids_GYXC: Tensor | NDArray[np.uint8], micro_batch: int = MICRO_BATCH
     ) -> Tensor:
-        """Visual tokens with gradients, for training; `encode` is the same without.
+        """Visual tokens of frames with gradients; `encode` is the same without.
 
         Micro-batch i holds grids [i * micro_batch, (i + 1) * micro_batch), whatever they show, so
         that the same grids at the same positions give the same bits.
@@ -89,15 +98,7 @@ class FrameEncoder(nn.Module):
             ValueError: not uint8, not of shape (G, grid_size, grid_size, 3), or a micro-batch below
                 1.
         """
-        self._check(grids_GYXC, micro_batch)
-        tokens = [
-            self._encode_micro_batch(grids_GYXC[start : start + micro_batch])
-            for start in range(0, len(grids_GYXC), micro_batch)
-        ]
-        if not tokens:
-            weight = self.projector.linear_2.weight
-            return weight.new_empty(0, self.tokens_per_grid, self.width)
-        return torch.cat(tokens)
+        return self._in_micro_batches(self._frame_tokens, grids_GYXC, micro_batch)
 
     @torch.inference_mode()
     def encode(self, grids_GYXC: Tensor | NDArray[np.uint8], *, micro_batch: int) -> Tensor:
@@ -108,12 +109,39 @@ class FrameEncoder(nn.Module):
         """
         return self.forward(grids_GYXC, micro_batch)
 
+    def encode_images(
+        self,
+        grids_GYXC: Tensor | NDArray[np.uint8],
+        source_S2: Tensor | None,
+        micro_batch: int = MICRO_BATCH,
+    ) -> Tensor:
+        """Visual tokens of images with gradients: grids_GYXC, source_S2 -> tokens_SD.
+
+        Args:
+            source_S2: of all images (`encoding.Cut`); None for UniRes, whose tokens stand as they
+                are made.
+
+        Raises:
+            ValueError: as `forward`, or an AnyRes image without sources.
+        """
+        if source_S2 is None:
+            if self.projector.newline is not None:
+                raise ValueError(
+                    "grids alone do not say how an AnyRes image was cut; want its image_sources, "
+                    "which the processor returns beside the pixels"
+                )
+            return self.forward(grids_GYXC, micro_batch).flatten(0, 1)
+        tokens_GKD = self._in_micro_batches(self.grid_tokens, grids_GYXC, micro_batch)
+        return self.arrange(tokens_GKD, source_S2.to(tokens_GKD.device))
+
     def fingerprint(self) -> str:
         """32 hex digits over everything that changes the tokens: weights and configuration.
 
         Names, dtypes, shapes and bytes of the parameters (blake2b), layer, pooling, normalisation,
         grid size. The same on every device and after saving and loading; another dtype is another
-        encoder. Reads all weights: about a second for CLIP-L.
+        encoder. The encoding of images is not in it, since frames have the same tokens with both,
+        but the newline of AnyRes is a weight like others. Reads all weights: about a second for
+        CLIP-L.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self._token_config, sort_keys=True).encode())
@@ -136,20 +164,52 @@ class FrameEncoder(nn.Module):
         if grids_GYXC.dtype not in (np.uint8, torch.uint8):
             raise ValueError(f"grids have dtype {grids_GYXC.dtype}, want uint8 pixels (0 to 255)")
 
-    def _encode_micro_batch(self, grids_GYXC: Tensor | NDArray[np.uint8]) -> Tensor:
-        device = self.projector.linear_2.weight.device
-        # torch.tensor copies: arrays from Arrow or Ray are read-only, which torch.from_numpy warns
-        # about.
-        pixels = torch.tensor(grids_GYXC) if isinstance(grids_GYXC, np.ndarray) else grids_GYXC
-        return self.encode_in_place(pixels.to(device))
+    def _in_micro_batches(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        grids_GYXC: Tensor | NDArray[np.uint8],
+        micro_batch: int,
+    ) -> Tensor:
+        self._check(grids_GYXC, micro_batch)
+        weight = self.projector.linear_2.weight
+        if not len(grids_GYXC):
+            return weight.new_empty(0, self.tokens_per_grid, self.width)
+        tokens = []
+        for start in range(0, len(grids_GYXC), micro_batch):
+            part = grids_GYXC[start : start + micro_batch]
+            # torch.tensor copies: arrays from Arrow or Ray are read-only, which torch.from_numpy
+            # warns about.
+            pixels = torch.tensor(part) if isinstance(part, np.ndarray) else part
+            tokens.append(encode(pixels.to(weight.device)))
+        return torch.cat(tokens)
 
-    def encode_in_place(self, grids_GYXC: Tensor) -> Tensor:
-        """One micro-batch, with gradients, on the device of its pixels.
+    def grid_tokens(self, grids_GYXC: Tensor) -> Tensor:
+        """All tokens that images and videos may show of these grids: tokens_GKD.
 
-        For trainers that keep weights elsewhere until a layer uses them, so that where the weights
-        are says nothing.
+        The Q pooled ones, and with AnyRes the P patches behind them. One micro-batch, with
+        gradients, on the device of its pixels: for trainers that keep weights elsewhere until a
+        layer uses them, so that where the weights are says nothing.
         """
-        return self._pool(self.projector(self.tower(self._normalise(grids_GYXC))))
+        patches_GPD = self._patches(grids_GYXC)
+        tokens_GQD = self._pool(patches_GPD)
+        if self.projector.newline is None:
+            return tokens_GQD
+        return torch.cat([tokens_GQD, patches_GPD], dim=1)
+
+    def arrange(self, tokens_GKD: Tensor, source_S2: Tensor) -> Tensor:
+        """The tokens of `grid_tokens` that images and videos show, in their order: tokens_SD."""
+        grid_S, number_S = source_S2.long().unbind(-1)
+        is_newline_S = grid_S == NEWLINE
+        tokens_SD = tokens_GKD[grid_S.masked_fill(is_newline_S, 0), number_S]
+        if self.projector.newline is None:
+            return tokens_SD
+        return self.projector.newline(tokens_SD, is_newline_S)
+
+    def _frame_tokens(self, frames_GYXC: Tensor) -> Tensor:
+        return self._pool(self._patches(frames_GYXC))
+
+    def _patches(self, grids_GYXC: Tensor) -> Tensor:
+        return self.projector(self.tower(self._normalise(grids_GYXC)))
 
     @staticmethod
     def _normalise(grids_GYXC: Tensor) -> Tensor:

@@ -62,20 +62,6 @@ def grid_shape(
     raise ValueError(f"unknown grid rule {rule!r}, want 'paper' or 'released'")
 
 
-def num_visual_tokens(
-    width: int,
-    height: int,
-    *,
-    rule: GridRule,
-    tokens_per_grid: int,
-    grid_size: int = GRID_SIZE,
-    max_grids: int = MAX_GRIDS,
-) -> int:
-    """Visual tokens of an image: grids times `tokens_per_grid` (paper: 144, after pooling)."""
-    columns, rows = grid_shape(width, height, rule=rule, grid_size=grid_size, max_grids=max_grids)
-    return columns * rows * tokens_per_grid
-
-
 def split_image(
     image: Image.Image,
     *,
@@ -97,6 +83,13 @@ def split_image(
     canvas_YXC = _fit(rgb, columns * grid_size, rows * grid_size, fitting)
     tiles = canvas_YXC.reshape(rows, grid_size, columns, grid_size, 3).swapaxes(1, 2)
     return np.ascontiguousarray(tiles).reshape(rows * columns, grid_size, grid_size, 3)
+
+
+def whole_image(
+    image: Image.Image, *, fitting: Fitting, grid_size: int = GRID_SIZE
+) -> NDArray[np.uint8]:
+    """An image fitted to one grid, whatever its size: grids_GYXC with G = 1."""
+    return split_image(image, rule="paper", fitting=fitting, grid_size=grid_size, max_grids=1)
 
 
 def _fit(rgb: Image.Image, width: int, height: int, fitting: Fitting) -> NDArray[np.uint8]:

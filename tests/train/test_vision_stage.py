@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForImageTextToText
 from vision_world import (
-    TOKENS_PER_GRID,
     conversation,
     gradients,
     settings,
@@ -26,18 +25,20 @@ from longva_ray.lm.checkpoint import load_longva, register
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.ring.mesh import make_mesh
 from longva_ray.train.engine import make_engine
-from longva_ray.train.vision_shards import VisionShards
+from longva_ray.train.vision_shards import VisionRow, VisionShards
 from longva_ray.train.vision_stage import VisionStage
+from longva_ray.vision.anyres import NEWLINE
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and five samples in rows of at most 200 tokens."""
+@pytest.fixture(scope="module", params=[("unires", 200), ("anyres", 250)], ids=["unires", "anyres"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and five samples in four rows of at most that many tokens."""
+    encoding, row_tokens = request.param
     folder = tmp_path_factory.mktemp("alignment")
-    base = write_base(folder / "base")
-    write_shards(folder / "shards", base, write_samples(folder / "data"), row_tokens=200)
+    base = write_base(folder / "base", encoding)
+    write_shards(folder / "shards", base, write_samples(folder / "data"), row_tokens=row_tokens)
     return folder
 
 
@@ -51,18 +52,28 @@ def plain_losses(world: Path, model: LongVAForConditionalGeneration) -> dict[str
     this sample alone."""
     shards, losses = VisionShards(str(world / "shards")), {}
     for row in (shards[index] for index in range(len(shards))):
-        start = grid = 0
+        start = shown = 0
         for name, length in zip(row.sample_ids, row.document_lengths, strict=True):
             ids = torch.tensor(row.input_ids_T[start : start + length])[None].long()
             trained = torch.tensor(row.trained_T[start : start + length])
-            grids = int((ids == model.config.image_token_id).sum()) // TOKENS_PER_GRID
-            pixels = torch.tensor(row.grids_GYXC[grid : grid + grids])
-            logits = model(input_ids=ids, pixel_values=pixels if grids else None).logits[0, :-1]
+            num_tokens = int((ids == model.config.image_token_id).sum())
+            images = images_of(row, slice(shown, shown + num_tokens)) if num_tokens else {}
+            logits = model(input_ids=ids, **images).logits[0, :-1]
             losses[name] = torch.nn.functional.cross_entropy(
                 logits[trained[1:]], ids[0, 1:][trained[1:]], reduction="sum"
             )
-            start, grid = start + length, grid + grids
+            start, shown = start + length, shown + num_tokens
     return losses
+
+
+def images_of(row: VisionRow, tokens: slice) -> dict[str, torch.Tensor]:
+    """What transformers' forward takes for the images of one sample: its visual tokens in a row."""
+    source_S2 = torch.tensor(row.source_S2[tokens])
+    in_grid_S = source_S2[:, 0] != NEWLINE
+    first, last = source_S2[in_grid_S, 0].min(), source_S2[in_grid_S, 0].max()
+    source_S2[in_grid_S, 0] -= first
+    pixels = torch.tensor(row.grids_GYXC[first : last + 1])
+    return {"pixel_values": pixels, "image_sources": source_S2}
 
 
 def plain_step(world: Path) -> tuple[float, dict[str, torch.Tensor]]:
@@ -264,6 +275,12 @@ def test_shards_of_another_model_are_refused(world: Path, tmp_path: Path) -> Non
     stage = VisionStage(settings(), base=str(tmp_path / "other"), shards=str(world / "shards"))
     with pytest.raises(ValueError, match="grid_rule 'paper' and not 'released'"):
         stage.check_inputs()
+    manifest = tmp_path / "old" / "vision_shards.json"
+    manifest.parent.mkdir()
+    values = json.loads((world / "shards" / manifest.name).read_text())
+    manifest.write_text(json.dumps(values | {"format_version": 1}))
+    with pytest.raises(ValueError, match="has format 1, this version reads 2; delete the folder"):
+        VisionStage(settings(), base=str(world / "base"), shards=str(manifest.parent))
     with pytest.raises(ValueError, match="no folder of vision shards"):
         VisionStage(settings(), base=str(world / "base"), shards=str(tmp_path))
     with pytest.raises(ValueError, match="multiple of the number of rings"):

@@ -18,15 +18,17 @@ from longva_ray.train.image_chat import parse_sample, read_samples
 from longva_ray.train.text_tokenise import load_tokenizer
 from longva_ray.train.token_shards import tokenizer_fingerprint
 from longva_ray.train.vision_pipeline import PartResult, describe_parts, pack_rows
-from longva_ray.train.vision_samples import GridSettings, SampleEncoder
+from longva_ray.train.vision_samples import SampleEncoder
 from longva_ray.train.vision_shards import VisionShardWriter
+from longva_ray.vision.encoding import MAX_GRIDS, Encoding
 
 GRID = 56
 TOKENS_PER_GRID = 4
 
 
-def write_base(folder: Path) -> str:
-    """A LongVA with grids of 56 pixels, 4 tokens each, and a language model of two layers."""
+def write_base(folder: Path, encoding: Encoding = "unires") -> str:
+    """A LongVA with grids of 56 pixels, 16 patches or 4 tokens each, and a language model of two
+    layers."""
     config = LongVAConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=16,
@@ -48,6 +50,8 @@ def write_base(folder: Path) -> str:
             # large enough for losses of different images to differ clearly
             initializer_range=0.2,
         ),
+        encoding=encoding,
+        max_grids=MAX_GRIDS[encoding],
     )
     initialise_longva(config, byte_tokenizer(), seed=0, path=folder)
     return str(folder)
@@ -95,7 +99,7 @@ def write_samples(folder: Path) -> Path:
 
 def write_shards(folder: Path, base: str, samples: Path, *, row_tokens: int = 256) -> str:
     """Vision shards of these samples in their order, all in one part."""
-    tokenizer, grids = load_tokenizer(base), GridSettings.of(load_longva_config(base))
+    tokenizer, grids = load_tokenizer(base), load_longva_config(base).grids
     encoder = SampleEncoder(tokenizer, grids, sampling="1fps", max_tokens=row_tokens)
     encoded = [
         encoder(parse_sample(raw))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from longva_ray.video.fitting import Fitting, place
-from longva_ray.vision.unires import GridRule, grid_shape, num_visual_tokens, split_image
+from longva_ray.vision.unires import GridRule, grid_shape, split_image
 
 FITTINGS: tuple[Fitting, ...] = get_args(Fitting)
 RULES: tuple[GridRule, ...] = get_args(GridRule)
@@ -43,12 +43,6 @@ def test_grid_shape_of_known_sizes(
 ) -> None:
     assert grid_shape(*size, rule="paper") == paper
     assert grid_shape(*size, rule="released") == released
-
-
-def test_tokens_of_the_papers_example() -> None:
-    # 1920x1080 is 5x3 grids of 144 tokens by the paper, 6x4 by the released code.
-    assert num_visual_tokens(1920, 1080, rule="paper", tokens_per_grid=144) == 2160
-    assert num_visual_tokens(1920, 1080, rule="released", tokens_per_grid=144) == 3456
 
 
 sides = st.integers(1, 8000)
