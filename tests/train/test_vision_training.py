@@ -19,6 +19,7 @@ from longva_ray.ring.mesh import make_mesh
 from longva_ray.train import loop
 from longva_ray.train.loop import Session, StepRecord
 from longva_ray.train.vision_stage import VisionStage
+from longva_ray.vision.encoding import Encoding
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -128,14 +129,20 @@ def test_images_become_shards(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "group", "ring"),
-    [("projector", "align-projector", 2), ("all", "align", 1)],
-    ids=["projector-ring", "all-data-parallel"],
+    ("stage", "group", "ring", "encoding"),
+    [("projector", "align-projector", 2, "anyres"), ("all", "align", 1, "unires")],
+    ids=["projector-ring-anyres", "all-data-parallel-unires"],
 )
 def test_divided_weights_train_as_whole_ones(
-    folder: Path, stage: str, group: str, ring: int
+    folder: Path, stage: str, group: str, ring: int, encoding: Encoding
 ) -> None:
     """Two Ray workers under ZeRO-3 with offload against one process of plain torch."""
+    base, shards = str(folder / "base"), str(folder / "shards")
+    if encoding == "anyres":
+        base = write_base(folder / "anyres", encoding)
+        shards = write_shards(
+            folder / "anyres-shards", base, write_samples(folder / "anyres-data"), row_tokens=250
+        )
     changes = {
         "steps": 3,
         "sequences-per-step": 2,
@@ -152,7 +159,7 @@ def test_divided_weights_train_as_whole_ones(
     status = run_job(
         "align_vision",
         *("--stage", stage, "--name", stage, "--storage", str(folder / "runs")),
-        *("--model", str(folder / "base"), "--shards", str(folder / "shards")),
+        *("--model", base, "--shards", shards),
         *options,
         *(f"--{group}.offload", f"--{group}.checkpoint-activations"),
     )
@@ -167,13 +174,17 @@ def test_divided_weights_train_as_whole_ones(
         betas=(0.9, 0.95),
         vision_learning_rate=recipe[group.replace("-", "_")]["vision_learning_rate"],
     )
-    _, alone = run_alone(config, str(folder / "base"), str(folder / "shards"), folder / stage)
+    _, alone = run_alone(config, base, shards, folder / stage)
     assert losses == pytest.approx(alone, abs=1e-4)
     before, after, expected = (
         load_longva(place, dtype=torch.float32)[0].state_dict()
-        for place in (folder / "base", run / "final", folder / stage / "final")
+        for place in (base, run / "final", folder / stage / "final")
     )
     for name, tensor in after.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=2e-3, msg=name)
         if stage == "projector" and not name.startswith("frame_encoder.projector."):
             assert torch.equal(tensor, before[name]), name
+    newline = "frame_encoder.projector.newline.weight"
+    assert (newline in after) == (encoding == "anyres")
+    if encoding == "anyres":
+        assert not torch.equal(after[newline], before[newline])
