@@ -15,10 +15,10 @@ for UniRes while 4 for AnyRes", and UniRes has a quarter of the tokens a grid). 
 a 672 x 672 image of 2 x 2 grids has 576 + 48 * 49 = 2928 tokens; an image of one grid is shown
 twice.
 
-Frames of a video are pooled as with UniRes, 144 tokens each and no newline: Figure 4 counts 144
-tokens a frame for every model, and the released evaluation (vision_niah/eval.sh) encodes the
-haystack of its AnyRes model with pooling 2 and without the option that adds newlines. What differs
-between the encodings is how images are shown in training.
+Frames of a video are pooled as with UniRes, 144 tokens each and no newline: the caption of Figure 4
+counts 144 tokens a frame, and an early vision_niah/eval.sh of the released code encodes frames of
+LLaVA-NeXT-Qwen2-extend-1.6, by its name the AnyRes model, with pooling 2 and without the option
+that adds newlines. So the encodings differ in how images are shown in training.
 
 LLaVA-NeXT squashes the base image to the grid; here it is fitted as every other image. Its canvases
 are five of the seven with 2 to 4 grids, here the grid rule chooses (`unires`).
