@@ -13,24 +13,36 @@ from typing import Any
 from longva_ray.evaluate.interval import wilson
 from longva_ray.evaluate.ledger import Outcome
 
+VERDICTS = ("exact", "generated")
 PACKAGES = ("longva-ray", "torch", "transformers", "ray")
 
 
 def rate(outcomes: Sequence[Outcome], verdict: str) -> dict[str, Any] | None:
     """Share of outcomes with that verdict and its interval; None when it was not asked for."""
     verdicts = [outcome[verdict] for outcome in outcomes if outcome[verdict] is not None]
-    if not verdicts:
+    return _rate(sum(verdicts), len(verdicts)) if verdicts else None
+
+
+def pool_rates(several: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The rate of all trials behind several rates; None when one of them was not asked for."""
+    found = [each for each in several if each is not None]
+    if len(found) < len(several):
         return None
+    right = sum(round(each["score"] * each["trials"]) for each in found)
+    return _rate(right, sum(each["trials"] for each in found))
+
+
+def _rate(right: int, trials: int) -> dict[str, Any]:
     return {
-        "score": sum(verdicts) / len(verdicts),
-        "interval_95": list(wilson(sum(verdicts), len(verdicts))),
-        "trials": len(verdicts),
+        "score": right / trials,
+        "interval_95": list(wilson(right, trials)),
+        "trials": trials,
     }
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Both verdicts: `exact` (teacher-forced, the paper's rule) and `generated`."""
-    return {verdict: rate(outcomes, verdict) for verdict in ("exact", "generated")}
+    return {verdict: rate(outcomes, verdict) for verdict in VERDICTS}
 
 
 def describe_rates(both: dict[str, Any] | None) -> list[str]:

@@ -21,7 +21,14 @@ from longva_ray.evaluate.heatmap import Panel, write_heatmaps
 from longva_ray.evaluate.ledger import Ledger, Outcome, fingerprint_of
 from longva_ray.evaluate.models import Subject, fingerprint_checkpoint, is_longva, text_config
 from longva_ray.evaluate.needles import Needle, digest, draw_cards, encode_needles, read_needles
-from longva_ray.evaluate.report import by_cell, describe_rates, rates, versions
+from longva_ray.evaluate.report import (
+    VERDICTS,
+    by_cell,
+    describe_rates,
+    pool_rates,
+    rates,
+    versions,
+)
 from longva_ray.evaluate.sweep import sweep
 from longva_ray.evaluate.vniah import EncodedHaystack, Questions, VniahWorker, plan_groups
 from longva_ray.shards.pipeline import encode_videos
@@ -78,10 +85,7 @@ def run_vniah(
     tried = [
         _test(_at_base(prepared[-1], base), config, needles, out) for base in config.rope_bases
     ]
-    if tried:
-        best = max(tried, key=lambda result: result["average"]["exact"]["score"])
-        name = f"{subjects[-1].name}, training-free best"
-        results.append(best | {"name": name, "best_of": len(tried)})
+    results += _best(tried, subjects[-1].name)
     report = {
         "test": "vniah",
         "settings": dataclasses.asdict(config),
@@ -96,6 +100,30 @@ def run_vniah(
     (out / "vniah.json").write_text(json.dumps(report, indent=2) + "\n")
     draw_vniah([report], out / "vniah.png")
     return report
+
+
+def average_over_seeds(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One report of the same models and grid on several haystacks and sets of needles: trials are
+    pooled, and `seed_scores` has the average of each report.
+
+    The best RoPE base is the best over all of them. Raises ValueError for reports of other models.
+    """
+    trained, tried = (
+        [
+            _pool([report[kind][place] for report in reports])
+            for place in range(len(reports[0][kind]))
+            if "best_of" not in reports[0][kind][place]
+        ]
+        for kind in ("models", "training_free")
+    )
+    return {
+        "test": "vniah",
+        "seeds": len(reports),
+        "settings": reports[0]["settings"],
+        "versions": reports[0]["versions"],
+        "models": trained + _best(tried, trained[-1]["name"]),
+        "training_free": tried,
+    }
 
 
 def draw_vniah(reports: Sequence[dict[str, Any]], path: Path) -> None:
@@ -142,6 +170,42 @@ def describe_vniah(report: dict[str, Any]) -> str:
         score = model["average"]["exact"]["score"]
         lines.append(f"training-free, base {model['rope_base']:g}: {score:.3f}")
     return "\n".join(lines)
+
+
+def _best(tried: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The best of the RoPE bases as one more model; nothing when none was tried."""
+    if not tried:
+        return []
+    best = max(tried, key=lambda result: result["average"]["exact"]["score"])
+    return [best | {"name": f"{name}, training-free best", "best_of": len(tried)}]
+
+
+def _pool(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One model's results on several haystacks and sets of needles as those of one."""
+    first = models[0]
+    names = ("name", "fingerprint", "rope_base")
+    if any(model[name] != first[name] for model in models for name in names):
+        raise ValueError(
+            f"want reports of the same models in the same order, got {first['name']} beside "
+            f"{', '.join(model['name'] for model in models[1:])}"
+        )
+
+    def pool(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        found = {verdict: pool_rates([each[verdict] for each in several]) for verdict in VERDICTS}
+        return several[0] | found
+
+    def by_row(table: str) -> list[dict[str, Any]]:
+        return [pool(rows) for rows in zip(*(model[table] for model in models), strict=True)]
+
+    cells = [cell | {"Score": cell["exact"]["score"]} for cell in by_row("cells")]
+    floors = [model["guess_floor"] for model in models]
+    return {name: value for name, value in first.items() if name != "average_by_needle"} | {
+        "average": pool([model["average"] for model in models]),
+        "seed_scores": [model["average"]["exact"]["score"] for model in models],
+        "guess_floor": None if None in floors else pool(floors),
+        "average_by_frames": by_row("average_by_frames"),
+        "cells": cells,
+    }
 
 
 def _prepare(

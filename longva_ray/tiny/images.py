@@ -29,17 +29,14 @@ from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import Frame, draw
 from longva_ray.tiny.text import needles_among_shapes
-from longva_ray.tiny.world import Exchange, Scene, ask_everything, exchanges, random_scene
+from longva_ray.tiny.world import Exchange, Scene, ask_everything, ask_several, random_scene
 
 SAMPLES_FILE = "samples.json"
 JPEG_QUALITY = 92
+MOST_EXCHANGES = 20
+"""Questions about an image of many cells; fewer cells, fewer questions."""
 DRAWN_SIDE = 112
 """Cells are drawn this large and then made smaller, as the frames of a video are."""
-CAPTIONED = 0.3
-"""Of the conversations about few cells, how many begin with a caption."""
-MOST_CAPTIONED = 4
-"""Cells of the largest image that a conversation describes as a whole."""
-MOST_EXCHANGES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,18 +67,10 @@ def write_conversations(images: ImageSet, *, seed: int, folder: str | os.PathLik
     """Write images and, for each, a conversation of several questions."""
 
     def asked(scenes: Sequence[Scene], rng: random.Random) -> list[Exchange]:
-        return ask_several(scenes, rng, absent=images.absent)
+        most = rng.randint(3, max(4, min(len(scenes), MOST_EXCHANGES)))
+        return ask_several(scenes, rng, most=most, absent=images.absent)
 
     _write(images, seed, Path(folder), asked)
-
-
-def ask_several(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> list[Exchange]:
-    """3 to 20 exchanges about an image, more about larger ones; about small ones also a caption."""
-    count = rng.randint(3, max(4, min(len(scenes), MOST_EXCHANGES)))
-    found = exchanges(scenes, rng, absent=absent)[:count]
-    if len(scenes) <= MOST_CAPTIONED and rng.random() < CAPTIONED:
-        found = [ask_everything(scenes), *found]
-    return found
 
 
 def draw_table(

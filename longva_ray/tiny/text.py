@@ -3,6 +3,7 @@
     seed, sizes -> documents {"text", "domain", "labels"} as JSONL, essays as a folder of text files
 
     recitals  random words, then short spans of them again from random places
+    figures   the same with the pieces of numbers among the words
     lists     described scenes, then the same things again, each with its colour
     numbers   magic numbers of cities among plain sentences, then each again
     essays    the same, asked for in words at the end (Appendix A of the paper)
@@ -36,6 +37,7 @@ from longva_ray.tiny.tokenizer import (
     DEEDS,
     ESSAY_WORDS,
     MANNERS,
+    PAIRS,
     PEOPLE,
     PLACES,
     PREPOSITIONS,
@@ -51,8 +53,8 @@ from longva_ray.tiny.world import (
     TOKENS_A_SCENE,
     Exchange,
     Scene,
+    ask_several,
     describe,
-    exchanges,
     random_scene,
 )
 
@@ -61,9 +63,13 @@ SHORTEST = 48
 
 _SYSTEM_TOKENS = 16  # the system turn and the start of the user's
 _EXCHANGE_TOKENS = 22  # the longest question and answer with their turns
-_NUMBER_TOKENS = 17  # a needle
-_QUESTION_TOKENS = 28  # the question of an essay and its answer
+_NUMBER_TOKENS = 11  # a needle
+_QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10
+
+_WORDS = tuple(f" {word}" for word in (*SCENE_WORDS, *ESSAY_WORDS, *CITIES))
+_FIGURES = (*(f" {pair}" for pair in PAIRS), *PAIRS)
+_SMALLEST_POOL = 64
 
 Span = tuple[int, int]
 
@@ -172,25 +178,30 @@ class _Draft:
         self.text += text
 
 
-def _write_recital(draft: _Draft, rng: random.Random, budget: int) -> None:
-    """Spans of 3 to 20 words; the first word of a span cannot be known, the others can."""
-    words = [*SCENE_WORDS, *ESSAY_WORDS, *CITIES, *"0123456789"]
-    pool = rng.sample(words, rng.randint(16, len(words)))
+def _write_recital(
+    draft: _Draft, rng: random.Random, budget: int, words: Sequence[str] = _WORDS
+) -> None:
+    """Spans of 3 to 20 words; the first word of a span cannot be known, the others can.
+
+    From a smaller pool the words would repeat by chance, and what follows a word not be certain.
+    """
+    pool = rng.sample(words, rng.randint(_SMALLEST_POOL, len(words)))
     first = rng.choices(pool, k=rng.randint(10, max(10, budget // rng.choice((2, 4)))))
-
-    def add(word: str, *, label: bool = False) -> None:
-        draft.add(word if word.isdigit() else f" {word}", label=label)
-
     for word in first:
-        add(word)
+        draft.add(word)
     length = len(first)
     while length < budget:
         size = min(rng.randint(3, 20), budget - length)
         start = rng.randrange(max(1, len(first) - 3))
         span = first[start : start + size]
         for place, word in enumerate(span):
-            add(word, label=place > 0)
+            draft.add(word, label=place > 0)
         length += len(span)
+
+
+def _write_figures(draft: _Draft, rng: random.Random, budget: int) -> None:
+    """A recital with the pieces of numbers among the words."""
+    _write_recital(draft, rng, budget, _WORDS + _FIGURES)
 
 
 def _write_list(draft: _Draft, rng: random.Random, budget: int) -> None:
@@ -258,7 +269,7 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
     else:
         scenes = needles_among_shapes(rng, num_scenes, rng.randint(1, min(num_scenes, 22)))
     left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
-    asked = exchanges(scenes, rng, absent=0.25)[: max(1, left // _EXCHANGE_TOKENS)]
+    asked = ask_several(scenes, rng, most=max(1, left // _EXCHANGE_TOKENS))
     text = conversation(tiny_tokenizer(), scenes, asked)
     begin, end = f"{TURN_START}assistant\n", TURN_END
     for place, piece in enumerate(text.split(begin)):
@@ -273,6 +284,7 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
 
 _WRITERS: dict[str, Callable[[_Draft, random.Random, int], None]] = {
     "recitals": _write_recital,
+    "figures": _write_figures,
     "lists": _write_list,
     "numbers": _write_numbers,
     "essays": _write_essay,

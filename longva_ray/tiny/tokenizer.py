@@ -3,12 +3,12 @@
     text <-> ids: byte b is id b (0..255), then the words, then <|endoftext|>, <|im_start|>,
     <|im_end|>, and last <image>, <video>
 
-A text is split as Qwen2 splits it (a word keeps the space before it, every digit stands alone), a
-piece that is in the vocabulary is one token, and any other piece is as many tokens as it has bytes.
-So every UTF-8 text survives, and a described scene is four tokens. Nothing is learned from data:
-the vocabulary is a list, the same every time. The two placeholders come last, so that a language
-model with a vocabulary of `TINY_VOCABULARY_SIZE` can neither embed nor emit them: visual tokens
-take their places before the model sees them.
+A text is split as Qwen2 splits it (a word keeps the space before it), but for numbers, which are
+cut into pairs of digits. A piece that is in the vocabulary is one token, and any other piece is as
+many tokens as it has bytes. So every UTF-8 text survives, and a described scene is four tokens.
+Nothing is learned from data: the vocabulary is a list, the same every time. The two placeholders
+come last, so that a language model with a vocabulary of `TINY_VOCABULARY_SIZE` can neither embed
+nor emit them: visual tokens take their places before the model sees them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _words(text: str) -> tuple[str, ...]:
 SCENE_WORDS = (*COLOURS, *THINGS)
 QUESTION_WORDS = _words(
     """
-    a the is what colour which letter digit shape there not yes no comes after shown
+    a the is what colour which letter digit shape there not shown
     system user assistant You are helpful
     """
 )
@@ -50,16 +50,22 @@ CITIES = _words(
     """
 )
 
-# Qwen2's rule, without English contractions.
-_PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PAIRS = tuple(f"{number:02d}" for number in range(100))
+
+# Qwen2's rule, without English contractions, but digits go in pairs and keep the space before them:
+# a digit is found ten times in a text, a pair seldom twice, so it tells a number from another.
+_PIECES = (
+    r"[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def vocabulary() -> tuple[str, ...]:
     """The texts that are tokens beside the bytes: every word with a space before it, and those that
     may begin a line without."""
     begin = QUESTION_WORDS + NIAH_WORDS
-    forms = [f" {word}" for word in SCENE_WORDS + begin + ESSAY_WORDS + CITIES]
-    return tuple(dict.fromkeys([*forms, *(word for word in begin if len(word) > 1)]))
+    words = SCENE_WORDS + begin + ESSAY_WORDS + CITIES + tuple("0123456789") + PAIRS
+    forms = [f" {word}" for word in words]
+    return tuple(dict.fromkeys([*forms, *(word for word in begin + PAIRS if len(word) > 1)]))
 
 
 TINY_VOCABULARY_SIZE = 256 + len(vocabulary()) + 3  # without the two placeholders

@@ -9,8 +9,9 @@ a needle differs from its haystack by something that a vision tower separates su
 digits that look alike (O and 0, S and 5, C and the moon, M and N ...) are left out.
 
 Captions name the thing first, as French does, and an answer repeats the caption that it rests on
-("a K red."): what must be recalled then follows directly the token by which it is found. A model of
-this size learns that long before it learns to put together an answer of another form.
+("a K red.") or begins with the kind that is asked for ("the letter K red."): what must be recalled
+then follows directly the token by which it is found. A model of this size learns that long before
+it learns to put together an answer of another form.
 
 Renders nothing; every choice is made by the `random.Random` that the caller seeds.
 """
@@ -77,6 +78,11 @@ KIND_OF: Mapping[str, Kind] = MappingProxyType(
 
 TOKENS_A_SCENE = 4
 
+MOST_CAPTIONED = 8
+"""Scenes in the longest list that a conversation describes as a whole."""
+CAPTIONED = 0.5
+"""Of the conversations about so few scenes, how many begin with their description."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scene:
@@ -133,19 +139,31 @@ def ask_presence(scenes: Sequence[Scene], thing: str) -> Exchange:
     there = any(scene.thing == thing for scene in scenes)
     return Exchange(
         f"is the {thing} there?",
-        f"{'yes' if there else 'no'}, the {thing} is {'' if there else 'not '}there.",
+        f"a {thing} {'is' if there else 'not'} there.",
     )
 
 
 def ask_kind(scenes: Sequence[Scene], kind: Kind) -> Exchange:
     """Which letter (or digit, or shape) is there? Needs a kind that occurs once or never."""
     shown = _only(scenes, lambda scene: scene.kind == kind, f"a {kind}")
-    return Exchange(f"which {kind} is there?", str(shown) if shown else f"a {kind} not there.")
+    answer = f"the {kind} {shown.thing} {shown.colour}." if shown else f"the {kind} not there."
+    return Exchange(f"which {kind} is there?", answer)
 
 
 def ask_everything(scenes: Sequence[Scene]) -> Exchange:
     """The caption of an image, or of a short video."""
     return Exchange("what is shown?", describe(scenes))
+
+
+def ask_several(
+    scenes: Sequence[Scene], rng: random.Random, *, most: int, absent: float = 0.25
+) -> list[Exchange]:
+    """A conversation of at most `most` questions, at least one; about few scenes it may begin with
+    what they all are."""
+    found = exchanges(scenes, rng, absent=absent)
+    if len(scenes) <= MOST_CAPTIONED and rng.random() < CAPTIONED:
+        found.insert(0, ask_everything(scenes))
+    return found[:most]
 
 
 def exchanges(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> list[Exchange]:

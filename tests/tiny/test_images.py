@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from PIL import Image
 from longva_ray.tiny.images import (
     SAMPLES_FILE,
     ImageSet,
-    ask_several,
     draw_table,
     write_captions,
     write_conversations,
 )
-from longva_ray.tiny.world import COLOURS, Scene, describe, random_scene
+from longva_ray.tiny.world import COLOURS, Scene
 from longva_ray.vision.unires import split_image
 
 
@@ -73,17 +71,6 @@ def test_the_same_seed_writes_the_same_data(tmp_path: Path) -> None:
     )
     assert first == second
     assert first != other
-
-
-def test_small_images_are_sometimes_described_as_a_whole() -> None:
-    rng = random.Random(0)
-    scenes = [random_scene(rng) for _ in range(3)]
-    firsts = [ask_several(scenes, rng, absent=0.25)[0] for _ in range(60)]
-    whole = [exchange for exchange in firsts if exchange.answer == describe(scenes)]
-    assert 5 < len(whole) < 40
-    many = [random_scene(rng) for _ in range(9)]
-    for _ in range(20):
-        assert all(asked.answer != describe(many) for asked in ask_several(many, rng, absent=0.0))
 
 
 def test_a_table_is_row_by_row() -> None:

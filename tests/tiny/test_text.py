@@ -14,9 +14,9 @@ from longva_ray.tiny.text import Corpus, Document, documents, write_corpus, writ
 from longva_ray.tiny.text_stages import write_base
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
-DOMAINS = ("recitals", "lists", "numbers", "essays", "chats")
+DOMAINS = ("recitals", "figures", "lists", "numbers", "essays", "chats")
 CORPUS = Corpus(
-    num_tokens=60_000, shortest=64, longest=256, shares=tuple((name, 0.2) for name in DOMAINS)
+    num_tokens=60_000, shortest=64, longest=256, shares=tuple((name, 1 / 6) for name in DOMAINS)
 )
 
 

@@ -34,8 +34,8 @@ def test_any_text_survives(text: str) -> None:
     assert all(number < TINY_VOCABULARY_SIZE - 3 for number in ids)
 
 
-def test_digits_stand_alone_and_unknown_words_are_bytes() -> None:
-    assert tokens("is 3142.") == ["is", " ", "3", "1", "4", "2", "."]
+def test_digits_go_in_pairs_and_unknown_words_are_bytes() -> None:
+    assert tokens("is 31425.") == ["is", " 31", "42", "5", "."]
     assert tokens(" zebra") == list(" zebra")
     assert [tokens(f"of {city}")[1:] for city in CITIES] == [[f" {city}"] for city in CITIES]
 

@@ -20,6 +20,7 @@ from longva_ray.tiny.world import (
     ask_everything,
     ask_kind,
     ask_presence,
+    ask_several,
     describe,
     exchanges,
     random_scene,
@@ -42,10 +43,10 @@ def test_captions() -> None:
 def test_answers_name_their_subject_before_the_fact() -> None:
     assert ask_colour(SCENES, "K") == Exchange("what colour is the K?", "a K blue.")
     assert ask_colour(SCENES, "L").answer == "a L not there."
-    assert ask_presence(SCENES, "star").answer == "yes, the star is there."
-    assert ask_presence(SCENES, "moon").answer == "no, the moon is not there."
-    assert ask_kind(SCENES, "letter") == Exchange("which letter is there?", "a K blue.")
-    assert ask_kind(SCENES[:1], "digit").answer == "a digit not there."
+    assert ask_presence(SCENES, "star").answer == "a star is there."
+    assert ask_presence(SCENES, "moon").answer == "a moon not there."
+    assert ask_kind(SCENES, "letter") == Exchange("which letter is there?", "the letter K blue.")
+    assert ask_kind(SCENES[:1], "digit").answer == "the digit not there."
 
 
 def test_ambiguous_questions_are_refused() -> None:
@@ -82,3 +83,15 @@ def test_choices_follow_from_the_seed_and_are_even() -> None:
 def test_colours_are_far_apart() -> None:
     for one, other in itertools.combinations(COLOURS.values(), 2):
         assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) > 60**2
+
+
+def test_few_scenes_are_sometimes_described_as_a_whole() -> None:
+    rng = random.Random(0)
+    scenes = [random_scene(rng) for _ in range(3)]
+    firsts = [ask_several(scenes, rng, most=4)[0] for _ in range(60)]
+    assert 15 < sum(first.answer == describe(scenes) for first in firsts) < 45
+    many = [random_scene(rng) for _ in range(9)]
+    for _ in range(20):
+        asked = ask_several(many, rng, most=3)
+        assert 1 <= len(asked) <= 3
+        assert all(each.answer != describe(many) for each in asked)

@@ -1,0 +1,39 @@
+"""The vision half of longva-tiny: which images each stage of alignment shows, and the V-NIAH grid.
+
+Images have at most `LONGEST_IMAGE` cells. So the longest visual input of alignment is a sixteenth
+of the longest haystack that the language model's context has room for. How the stages are trained
+is in the recipe (`longva_ray.recipes.tiny`), as for every other model.
+"""
+
+from __future__ import annotations
+
+from longva_ray.config import VniahConfig
+from longva_ray.tiny.images import ImageSet
+
+LONGEST_IMAGE = 16
+CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
+"""Stage 1: what all cells of an image show."""
+CONVERSATIONS = ImageSet(count=6000, grids=(1, 2, 3, 4, 6, 8, 9, 10, 12, 15, LONGEST_IMAGE))
+"""Stage 2: questions about single cells."""
+
+FRAMES = (16, 32, 64, 128, 192, 240, 360)
+"""Haystacks: as long as an image of alignment, up to what the context has room for, and beyond."""
+SEEDS = (1, 2, 3)
+"""Of haystacks and needles, all of them other pictures than those of training."""
+NEEDLES = 12
+
+
+def vniah_config(needles: str, *, rope_bases: tuple[float, ...] = ()) -> VniahConfig:
+    """The visual needle test in the tiny world."""
+    return VniahConfig(
+        dtype="float32",
+        worker_gpus=0,
+        worker_cpus=0.5,
+        frames=FRAMES,
+        depths=(0.0, 0.25, 0.5, 0.75, 1.0),
+        needles=needles,
+        rope_bases=rope_bases,
+        prefill_chunk=160,
+        generate=False,
+        extra_tokens=4,
+    )
