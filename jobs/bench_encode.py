@@ -28,7 +28,7 @@ from rich.table import Table
 from longva_ray.config import EncodeConfig
 from longva_ray.lm.checkpoint import load_frame_encoder
 from longva_ray.options import parse
-from longva_ray.recipes import get_recipe, materialise
+from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import EncodedVideo, ShardStore
@@ -215,7 +215,7 @@ def main() -> None:
     revision = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(revision, capture_output=True, text=True, check=False).stdout.strip()
     console.print(f"commit {commit}, {psutil.cpu_count()} CPUs, torch {torch.__version__}")
-    checkpoint = materialise(get_recipe(options.recipe))
+    checkpoint = checkpoint_of(get_recipe(options.recipe))
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     speed(options, checkpoint, folder, console)

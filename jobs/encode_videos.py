@@ -14,7 +14,7 @@ import ray
 
 from longva_ray.config import EncodeConfig
 from longva_ray.options import absolute, find_videos, parse, run_job
-from longva_ray.recipes import get_recipe, materialise
+from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
 from longva_ray.shards.store import ShardStore
 
@@ -41,7 +41,7 @@ def main() -> int:
     videos = find_videos(options.videos)
     store = ShardStore(absolute(options.store))
     ray.init(ignore_reinit_error=True)
-    checkpoint = options.model or materialise(get_recipe(options.recipe))
+    checkpoint = options.model or checkpoint_of(get_recipe(options.recipe))
     report = encode_videos(videos, store=store, checkpoint=checkpoint, config=options.encode)
     show(report, store)
     if options.report:

@@ -13,7 +13,7 @@ import ray
 
 from longva_ray.config import TextDataConfig
 from longva_ray.options import absolute, parse, run_job
-from longva_ray.recipes import get_recipe, materialise
+from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.train.text_pipeline import prepare_text
 from longva_ray.train.text_report import read_report
 
@@ -36,7 +36,7 @@ def main() -> int:
     texts = [absolute(place) for place in options.texts]
     output = absolute(options.output)
     ray.init(ignore_reinit_error=True)
-    checkpoint = options.text.tokenizer or materialise(get_recipe(options.recipe))
+    checkpoint = options.text.tokenizer or checkpoint_of(get_recipe(options.recipe))
     prepare_text(texts, output=output, checkpoint=checkpoint, config=options.text)
     print(read_report(output).to_text())
     print(f"token shards, report.json and report.png are in {output}")

@@ -22,11 +22,13 @@ class Demo:
     """The main job end to end: a video is encoded into shards, then asked about over HTTP."""
 
     video: Annotated[str | None, tyro.conf.Positional] = None
-    """A video of yours; without one, an H.264 file of numbered scenes is made."""
+    """A video of yours; without one, a haystack with hidden letters and digits is made."""
     recipe: str = "tiny"
     """Named set-up: tiny or longva_7b."""
     folder: str = "outputs/demo"
     """Where everything that the demo makes is left."""
+    seed: int | None = None
+    """Of the haystack; without one, every demo has another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def demo(arguments: list[str]) -> int:
     options = parse(Demo, arguments)
     _start_ray()
     video = Path(options.video).expanduser() if options.video else None
-    run_demo(video, get_recipe(options.recipe), Path(options.folder), Console())
+    recipe = get_recipe(options.recipe)
+    run_demo(video, recipe, Path(options.folder), Console(), seed=options.seed)
     return 0
 
 
@@ -61,7 +64,7 @@ def ask(arguments: list[str]) -> int:
     import ray
 
     from longva_ray.answer.engine import AnswerEngine, Question
-    from longva_ray.recipes import materialise
+    from longva_ray.recipes import checkpoint_of
     from longva_ray.shards.pipeline import encode_videos
     from longva_ray.shards.store import ShardStore
 
@@ -69,8 +72,7 @@ def ask(arguments: list[str]) -> int:
     settings = GenerationSettings(
         max_new_tokens=options.max_new_tokens, temperature=options.temperature
     )
-    recipe = get_recipe(options.recipe)
-    checkpoint = options.model or materialise(recipe)
+    checkpoint = options.model or checkpoint_of(get_recipe(options.recipe))
     store = ShardStore(absolute(options.store))
     _start_ray()
     report = encode_videos(
@@ -95,8 +97,6 @@ def ask(arguments: list[str]) -> int:
     for piece in engine.stream(engine.read(question), settings):
         print(piece.text, end="", flush=True)
     print()
-    if options.model is None and recipe.checkpoint is None:
-        print("(these weights are random: the answer means nothing)", file=sys.stderr)
     return 0
 
 

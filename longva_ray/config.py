@@ -315,8 +315,7 @@ class Recipe:
     name: str
     description: str
     checkpoint: str | None
-    """Folder or Hugging Face id of the weights; None means weights initialised from `seed`."""
-    seed: int = 0
+    """Folder or Hugging Face id of LongVA weights; None, there are none: text only."""
     encode: EncodeConfig = EncodeConfig()
     serve: ServeConfig = ServeConfig()
     niah: NiahConfig = NiahConfig()

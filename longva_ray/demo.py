@@ -1,15 +1,17 @@
 """The main job end to end on one machine: video -> shards by Ray Data -> questions over HTTP to Ray
-Serve.
+Serve -> a small V-NIAH.
 
 Everything is the real thing: an H.264 file, decoding tasks and encoder actors, Arrow shards on
 disk, a Serve application on a loopback port, and an HTTP client that knows nothing of this package.
-What it leaves behind lies in one folder."""
+Without a video of the user's, a haystack of the tiny world is drawn from a fresh seed, with letters
+and digits hidden in it, so that every answer can be checked. What it leaves behind lies in one
+folder."""
 
 import dataclasses
 import json
-import logging
+import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +24,55 @@ from rich.console import Console
 from rich.table import Table
 
 from longva_ray.config import Recipe, save_config
-from longva_ray.recipes import materialise
+from longva_ray.evaluate.models import Subject
+from longva_ray.evaluate.vniah_sweep import run_vniah
+from longva_ray.recipes import checkpoint_of
 from longva_ray.serving.app import AppArgs
 from longva_ray.serving.run import APPLICATION, deploy
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
 from longva_ray.shards.store import EncodedVideo, ShardStore
+from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
+from longva_ray.tiny.world import (
+    COLOURS,
+    DIGITS,
+    LETTERS,
+    Exchange,
+    Scene,
+    ask_colour,
+)
 from longva_ray.video.decode import decode_frames
-from longva_ray.video.synthetic import Scene, write_scene_video
-
-logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S = 120.0
+HAYSTACK_S = 240
+NUM_HIDDEN = 4
+VNIAH_NEEDLES = 2
+OPEN_QUESTION = "What happens in this video?"
 
 
-def run_demo(video: Path | None, recipe: Recipe, folder: Path, console: Console) -> None:
+def run_demo(
+    video: Path | None, recipe: Recipe, folder: Path, console: Console, *, seed: int | None
+) -> None:
     """Encode a video (one made here if none is given), ask about it over HTTP, and say where
-    everything lies."""
+    everything lies.
+
+    Args:
+        seed: of the video that is made; None draws one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_config(recipe, folder / "recipe.json")
-    scenes: list[Scene] = []
+    checkpoint = checkpoint_of(recipe)
+    asked = [Exchange(OPEN_QUESTION, "")]
+    made = video is None
     if video is None:
-        video = folder / "scenes.mp4"
-        console.print(f"[bold]1. Video[/]  drawing three minutes of numbered scenes: {video}")
-        scenes = write_scene_video(video, seconds=180)
+        seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+        video = folder / f"haystack-{seed}.mp4"
+        console.print(
+            f"[bold]1. Video[/]  drawing four minutes of shapes, with letters and digits hidden "
+            f"among them: {video}"
+        )
+        asked = _hide(video, folder / "needles", seed, console)
     else:
         console.print(f"[bold]1. Video[/]  {video}")
-    checkpoint = materialise(recipe)
     store = ShardStore(folder / "shards")
     console.print("[bold]2. Encode[/] Ray Data: decode -> CLIP tower -> projector -> shards")
     report = encode_videos([str(video)], store=store, checkpoint=checkpoint, config=recipe.encode)
@@ -69,17 +94,35 @@ def run_demo(video: Path | None, recipe: Recipe, folder: Path, console: Console)
     url = deploy(args)
     try:
         console.print(f"[bold]4. Ask[/]    over HTTP at {url}")
-        answers = list(_ask_all(url, recipe.name, video_id, scenes, console))
+        answers = _ask_all(url, recipe.name, video_id, asked, console)
     finally:
         serve.delete(APPLICATION)
-        ray.shutdown()
     (folder / "answers.json").write_text(json.dumps(answers, indent=2) + "\n")
-    if recipe.checkpoint is None:
-        console.print("\n[yellow]These weights are random: every step above is real,")
-        console.print("[yellow]but the answers mean nothing yet.")
+    if made:
+        console.print("[bold]5. V-NIAH[/] the same haystack, other needles, at several depths")
+        _small_vniah(video, recipe, checkpoint, folder, console)
+    ray.shutdown()
     console.print(f"\nEverything lies in {folder.absolute()}:", soft_wrap=True)
     for item in sorted(folder.iterdir()):
         console.print(f"  {item.name}")
+
+
+def _hide(video: Path, needles: Path, seed: int, console: Console) -> list[Exchange]:
+    """Write a haystack with things hidden in it, and needles of other things; returns questions
+    about the haystack with their true answers."""
+    rng = random.Random(seed)
+    later = {scene.thing for scene in write_needles(needles, count=VNIAH_NEEDLES, seed=seed)}
+    free = [thing for thing in (*LETTERS, *DIGITS) if thing not in later]
+    things = rng.sample(free, NUM_HIDDEN)
+    seconds = sorted(rng.sample(range(HAYSTACK_S), NUM_HIDDEN))
+    hidden = {
+        second: Scene(rng.choice(list(COLOURS)), thing)
+        for second, thing in zip(seconds, things, strict=True)
+    }
+    scenes = write_haystack(video, seconds=HAYSTACK_S, seed=seed, hidden=hidden)
+    for second, scene in hidden.items():
+        console.print(f"  hidden at {second // 60}:{second % 60:02d}  {scene}")
+    return [ask_colour(scenes, thing) for thing in things]
 
 
 def _show_encoding(report: EncodeReport, console: Console) -> None:
@@ -94,34 +137,58 @@ def _show_encoding(report: EncodeReport, console: Console) -> None:
 
 
 def _ask_all(
-    url: str, model: str, video_id: str, scenes: list[Scene], console: Console
-) -> Iterator[dict[str, Any]]:
-    """Ask one streamed question and score one multiple choice; yield what was asked and
-    answered."""
+    url: str, model: str, video_id: str, asked: Sequence[Exchange], console: Console
+) -> list[dict[str, Any]]:
+    """What was asked, answered (streamed) and is true; the truth is empty where nobody knows it."""
+    answers = []
     with httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
         listed = client.get("/v1/videos").raise_for_status().json()["data"]
         console.print(f"  GET /v1/videos: {[video['source'] for video in listed]}")
-        conversation = _conversation(model, video_id, "What happens in this video?")
-        with client.stream(
-            "POST",
-            "/v1/chat/completions",
-            json=conversation | {"stream": True, "max_tokens": 24},
-        ) as response:
-            response.raise_for_status()
-            answer = "".join(_streamed_text(response))
-        console.print(f"  Q: What happens in this video?\n  A (streamed): {answer!r}")
-        yield {"question": "What happens in this video?", "answer": answer}
-        if scenes:
-            scene = scenes[len(scenes) // 2]
-            question = f"Which colour is the background of scene {scene.number}?"
-            options = sorted({other.color for other in scenes})
-            body = _conversation(model, video_id, question) | {"answers": options}
-            scored = client.post("/v1/score", json=body).raise_for_status().json()
-            chosen = options[scored["best"]]
-            console.print(
-                f"  Q: {question}\n  A (likeliest of {len(options)}): {chosen}; true: {scene.color}"
+        for exchange in asked:
+            conversation = _conversation(model, video_id, exchange.question)
+            with client.stream(
+                "POST",
+                "/v1/chat/completions",
+                json=conversation | {"stream": True, "max_tokens": 24},
+            ) as response:
+                response.raise_for_status()
+                answer = "".join(_streamed_text(response)).strip()
+            right = answer == exchange.answer
+            verdict = "[green]right" if right else f"[red]wrong, true: {exchange.answer}"
+            console.print(f"  Q: {exchange.question}", highlight=False)
+            console.print(f"  A: {answer}  {verdict if exchange.answer else ''}", highlight=False)
+            answers.append(
+                {"question": exchange.question, "answer": answer, "true": exchange.answer or None}
             )
-            yield {"question": question, "true": scene.color, "scores": scored["scores"]}
+    known = [each for each in answers if each["true"]]
+    if known:
+        num_right = sum(each["answer"] == each["true"] for each in known)
+        console.print(f"  {num_right} of {len(known)} answers are right")
+    return answers
+
+
+def _small_vniah(
+    video: Path, recipe: Recipe, checkpoint: str, folder: Path, console: Console
+) -> None:
+    out = folder / "vniah"
+    config = dataclasses.replace(
+        recipe.vniah,
+        frames=(30, 60, 120, HAYSTACK_S),
+        needles=str(folder / "needles" / NEEDLES_FILE),
+        floor=False,
+    )
+    report = run_vniah(
+        [Subject(name=recipe.name, path=checkpoint, dtype=recipe.vniah.dtype)],
+        [str(video)],
+        store=str(folder / "shards"),
+        config=config,
+        encode=recipe.encode,
+        out=out,
+    )
+    score = report["models"][0]["average"]["exact"]
+    console.print(
+        f"  {score['score']:.0%} of {score['trials']} questions right; heatmap: {out / 'vniah.png'}"
+    )
 
 
 def _conversation(model: str, video_id: str, question: str) -> dict[str, Any]:

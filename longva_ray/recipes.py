@@ -1,17 +1,10 @@
 """Named complete recipes: `get_recipe("tiny")`, `get_recipe("longva_7b")`.
 
-A recipe is what a job starts from; single settings are then overridden on the command line. Recipes
-without a checkpoint carry a model architecture too: `materialise` writes their weights once, from a
-fixed seed, so that every later step reads an ordinary checkpoint folder and no code path is special
-to small models."""
+A recipe is what a job starts from; single settings are then overridden on the command line. Every
+checkpoint is an ordinary folder or name on the hub; no code path is special to small models."""
 
-import contextlib
-import hashlib
-import logging
-import os
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longva_ray.config import (
     AlignConfig,
@@ -22,71 +15,38 @@ from longva_ray.config import (
     Recipe,
     ServeConfig,
     TextDataConfig,
-    VniahConfig,
 )
-
-if TYPE_CHECKING:
-    from longva_ray.lm.longva import LongVAConfig
-
-logger = logging.getLogger(__name__)
 
 
 def tiny() -> Recipe:
-    """0.4M parameters, 56-pixel frames, 4 tokens a frame: the whole system on a laptop's CPU in
-    seconds."""
+    """longva-tiny: a model that this package carries and `jobs/reproduce.py` makes. 0.4M parameters
+    and a tower of 0.3M, 56-pixel frames, 4 tokens a frame, a world of coloured things."""
+    from longva_ray.tiny.text_stages import TEXT_STAGES, niah_config
+    from longva_ray.tiny.vision_stages import vniah_config
+
+    extend = TEXT_STAGES[-1]
     return Recipe(
         name="tiny",
-        description="whole system on two CPU cores; random weights, so its answers mean nothing",
-        checkpoint=None,
+        description="longva-tiny, made for a small world of coloured things; runs on two CPU cores",
+        checkpoint=str(Path(__file__).parent / "tiny" / "weights"),
         encode=EncodeConfig(dtype="float32", encoder_cpus=0.5, encoder_gpus=0, decode_cpus=0.5),
         serve=ServeConfig(dtype="float32", lm_cpus=0.5),
-        niah=NiahConfig(
-            dtype="float32",
-            worker_gpus=0,
-            lengths=(256, 512, 1024),
-            depths=(0.0, 0.25, 0.5, 0.75, 1.0),
-            distractors=(0,),
-            prefill_chunk=128,
+        niah=niah_config(),
+        vniah=vniah_config(),
+        extend=extend.training,
+        text=extend.text,
+        images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
+        align_projector=_tiny_alignment(
+            train="projector", learning_rate=2e-3, steps=500, sequences_per_step=4
         ),
-        vniah=VniahConfig(
-            dtype="float32",
-            worker_gpus=0,
-            frames=(64, 128, 256),
-            prefill_chunk=128,
-            extra_tokens=4,
+        align=_tiny_alignment(
+            # A language model that learns fast from short images forgets how to read far back.
+            learning_rate=1e-4,
+            projector_learning_rate=1e-3,
+            vision_learning_rate=1e-4,
+            steps=500,
+            sequences_per_step=4,
         ),
-        extend=ExtendConfig(
-            steps=300,
-            sequences_per_step=8,
-            rows_per_batch=8,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=20,
-            rope_theta=1e6,
-            max_tokens=2048,
-            dtype="float32",
-            # Nothing to divide: ZeRO-3 with offload would cost a fifth more time.
-            zero_stage=0,
-            offload=False,
-            checkpoint_activations=False,
-            offload_activations=False,
-            num_workers=2,
-            ring_size=2,
-            gpus_per_worker=0,
-            checkpoint_every=100,
-        ),
-        # The tiny world's documents are chats and essays, as long as they should be.
-        text=TextDataConfig(
-            sequence_length=512,
-            upsample_factor=1,
-            domain_field="domain",
-            parse_special_tokens=True,
-            part_tokens=2**20,
-            task_cpus=0.5,
-        ),
-        images=ImageDataConfig(row_tokens=2048, task_cpus=0.5),
-        align_projector=_tiny_alignment(train="projector", learning_rate=2e-3, steps=200),
-        align=_tiny_alignment(learning_rate=5e-4, vision_learning_rate=2.5e-4, steps=400),
     )
 
 
@@ -94,8 +54,7 @@ def _tiny_alignment(**settings: Any) -> AlignConfig:
     """Rows of one worker each: they are too short to be worth a ring."""
     return AlignConfig(
         **settings,
-        sequences_per_step=2,
-        warmup_steps=20,
+        warmup_steps=30,
         betas=(0.9, 0.95),
         grids_per_forward=512,
         dtype="float32",
@@ -172,61 +131,8 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def cache_folder() -> Path:
-    """Where weights made from a seed are kept: $LONGVA_CACHE, or ~/.cache/longva_ray."""
-    return Path(os.environ.get("LONGVA_CACHE", "~/.cache/longva_ray")).expanduser()
-
-
-def tiny_model() -> "LongVAConfig":
-    """Architecture of the tiny recipe: the same parts as LongVA-7B, each as small as it can be."""
-    from transformers import CLIPVisionConfig, Qwen2Config
-
-    from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE
-    from longva_ray.lm.longva import LongVAConfig
-
-    return LongVAConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=56,
-            patch_size=14,
-        ),
-        text_config=Qwen2Config(
-            vocab_size=BYTE_VOCABULARY_SIZE,
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=65536,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        ),
-    )
-
-
-def materialise(recipe: Recipe, folder: Path | None = None) -> str:
-    """Checkpoint of a recipe: its own, or one initialised from its seed below `folder` (default
-    `cache_folder()`)."""
-    if recipe.checkpoint is not None:
-        return recipe.checkpoint
-    from longva_ray.lm.byte_tokenizer import byte_tokenizer
-    from longva_ray.lm.checkpoint import initialise_longva
-
-    config = tiny_model()
-    # The architecture is part of the name, so that weights of an older version are never mistaken
-    # for today's.
-    version = hashlib.blake2b(config.to_json_string().encode(), digest_size=4).hexdigest()
-    path = (folder or cache_folder()) / f"{recipe.name}-seed{recipe.seed}-{version}"
-    if not path.exists():
-        logger.info("initialising %s weights from seed %d in %s", recipe.name, recipe.seed, path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-            fresh = Path(temporary) / "checkpoint"
-            initialise_longva(config, byte_tokenizer(), seed=recipe.seed, path=fresh)
-            # Someone else may have been quicker; both wrote the same bytes.
-            with contextlib.suppress(FileExistsError, OSError):
-                fresh.rename(path)
-    return str(path)
+def checkpoint_of(recipe: Recipe) -> str:
+    """Where the weights of a recipe are; ValueError for one that has none."""
+    if recipe.checkpoint is None:
+        raise ValueError(f"recipe {recipe.name} has no LongVA weights; give --model")
+    return recipe.checkpoint

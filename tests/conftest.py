@@ -1,20 +1,24 @@
 """What many tests share: a tiny checkpoint, real videos, one Ray cluster for the whole session."""
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 
-from longva_ray.recipes import get_recipe, materialise
+from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.video.synthetic import write_counting_video
+
+# The way to `byte_tokenizer`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Checkpoint of the tiny recipe: 56-pixel frames, 4 tokens a frame, width 128."""
-    return materialise(get_recipe("tiny"), tmp_path_factory.mktemp("checkpoints"))
+def tiny_checkpoint() -> str:
+    """longva-tiny as the package carries it: 56-pixel frames, 4 tokens a frame, width 128."""
+    return checkpoint_of(get_recipe("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from longva_ray.config import EncodeConfig, GenerationSettings, Recipe, from_dict, save_config
 from longva_ray.options import absolute, find_videos, parse, recipe_defaults
-from longva_ray.recipes import get_recipe, materialise
+from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.serving.run import ServeOptions
 
 
@@ -79,9 +79,6 @@ def test_relative_paths_are_refused_in_a_submitted_job(
         absolute("store")
 
 
-def test_weights_of_a_seed_are_made_once_and_always_the_same(tmp_path: Path) -> None:
-    first = Path(materialise(get_recipe("tiny"), tmp_path / "one"))
-    again = Path(materialise(get_recipe("tiny"), tmp_path / "one"))
-    other = Path(materialise(get_recipe("tiny"), tmp_path / "two"))
-    assert first == again
-    assert (first / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+def test_a_recipe_without_weights_says_so() -> None:
+    with pytest.raises(ValueError, match="smollm2 has no LongVA weights; give --model"):
+        checkpoint_of(get_recipe("smollm2"))

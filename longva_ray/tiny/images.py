@@ -7,7 +7,8 @@
 cuts it into just these cells, row by row, so that an image of n cells looks to the language model
 like a video of n frames. Captions say what all cells show (stage 1: the projector learns the
 words). Conversations ask about single things, some of which are not there (stage 2: the model
-learns to answer). The pictures are JPEGs: the noise of lossy coding belongs to the task.
+learns to answer), and some are told their scenes in words. The pictures are JPEGs: the noise of
+lossy coding belongs to the task.
 
 Shapes: G cells (grids), Y rows, X columns, C colour channels.
 """
@@ -29,7 +30,14 @@ from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import Frame, draw
 from longva_ray.tiny.text import needles_among_shapes
-from longva_ray.tiny.world import Exchange, Scene, ask_everything, ask_several, random_scene
+from longva_ray.tiny.world import (
+    Exchange,
+    Scene,
+    ask_everything,
+    ask_several,
+    describe,
+    random_scene,
+)
 
 SAMPLES_FILE = "samples.json"
 JPEG_QUALITY = 92
@@ -50,6 +58,9 @@ class ImageSet:
     """Side of a cell in pixels: the grid size of the model."""
     absent: float = 0.25
     """Questions about things that are not there, for one about a thing that is."""
+    in_words: float = 0.0
+    """Conversations without an image, for one with: the scenes are told in words. LLaVA's data has
+    such too; here they keep the language model from forgetting what it was extended on."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -111,8 +122,13 @@ def _write(
             table_YXC = draw_table(scenes, columns=columns, cell=images.cell, rng=rng)
             name = f"images/{number:0{digits}d}.jpg"
             Image.fromarray(table_YXC).save(folder / name, quality=JPEG_QUALITY, subsampling=0)
-            samples.append(_sample(f"{folder.name}-{number}", name, ask(scenes, choices)))
+            sample = _sample(f"{folder.name}-{number}", IMAGE_PLACEHOLDER, ask(scenes, choices))
+            samples.append(sample | {"image": name})
             progress.advance(1)
+    for number in range(round(images.count * images.in_words)):
+        scenes = _choose_scenes(choices.choice(images.grids), choices)
+        name = f"{folder.name}-in-words-{number}"
+        samples.append(_sample(name, describe(scenes), ask(scenes, choices)))
     (folder / SAMPLES_FILE).write_text(json.dumps(samples) + "\n")
 
 
@@ -120,7 +136,7 @@ def _choose_scenes(count: int, rng: random.Random) -> list[Scene]:
     """Half of the images show anything, half of them letters and digits among shapes."""
     if rng.random() < 0.5:
         return [random_scene(rng) for _ in range(count)]
-    return needles_among_shapes(rng, count, rng.randint(1, min(count, 22)))
+    return needles_among_shapes(rng, count)
 
 
 def _divisors(count: int) -> list[int]:
@@ -133,10 +149,10 @@ def _divisors(count: int) -> list[int]:
     ] or [count]
 
 
-def _sample(name: str, image: str, asked: Sequence[Exchange]) -> dict[str, Any]:
+def _sample(name: str, shown: str, asked: Sequence[Exchange]) -> dict[str, Any]:
     conversation = []
     for number, exchange in enumerate(asked):
-        shown = f"{IMAGE_PLACEHOLDER}\n" if number == 0 else ""
-        conversation.append({"from": "human", "value": shown + exchange.question})
+        before = f"{shown}\n" if number == 0 else ""
+        conversation.append({"from": "human", "value": before + exchange.question})
         conversation.append({"from": "gpt", "value": exchange.answer})
-    return {"id": name, "image": image, "conversations": conversation}
+    return {"id": name, "conversations": conversation}

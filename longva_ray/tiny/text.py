@@ -156,9 +156,12 @@ def needle(city: str, number: str) -> str:
     return f"The magic number of {city} is {number}."
 
 
-def needles_among_shapes(rng: random.Random, num_scenes: int, num_needles: int) -> list[Scene]:
-    """Shapes, and `num_needles` letters and digits, each at most once, at random places."""
+def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
+    """Shapes, and letters and digits, each at most once, at random places; half of the time one,
+    since only of a single one it can be asked which it is."""
     scenes = [random_scene(rng, ("shape",)) for _ in range(num_scenes)]
+    most = min(num_scenes, len(LETTERS) + len(DIGITS))
+    num_needles = 1 if rng.random() < 0.5 else rng.randint(1, most)
     needles = rng.sample([*LETTERS, *DIGITS], num_needles)
     for place, thing in zip(rng.sample(range(num_scenes), num_needles), needles, strict=True):
         scenes[place] = Scene(scenes[place].colour, thing)
@@ -267,7 +270,7 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
     if rng.random() < 0.5:
         scenes = [random_scene(rng) for _ in range(num_scenes)]
     else:
-        scenes = needles_among_shapes(rng, num_scenes, rng.randint(1, min(num_scenes, 22)))
+        scenes = needles_among_shapes(rng, num_scenes)
     left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
     asked = ask_several(scenes, rng, most=max(1, left // _EXCHANGE_TOKENS))
     text = conversation(tiny_tokenizer(), scenes, asked)

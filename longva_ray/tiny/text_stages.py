@@ -118,8 +118,8 @@ TEXT_STAGES = (
     TextStagePlan(
         name="extend",
         corpus=Corpus(
-            num_tokens=1_900_000,
-            shortest=200,
+            num_tokens=2_500_000,
+            shortest=250,
             longest=EXTENDED_TOKENS - 24,
             shares=(
                 ("figures", 0.1),
@@ -131,7 +131,7 @@ TEXT_STAGES = (
         ),
         sequence_length=EXTENDED_TOKENS,
         training=_training(
-            steps=150,
+            steps=200,
             sequences_per_step=12,
             rows_per_batch=12,
             ring_size=2,
@@ -144,8 +144,11 @@ TEXT_STAGES = (
 )
 
 
-def niah_config(essays: Path) -> NiahConfig:
-    """The needle test of Appendix A in the tiny language, up to eight times the pretraining."""
+def niah_config(essays: str | None = None) -> NiahConfig:
+    """The needle test of Appendix A in the tiny language, up to eight times the pretraining.
+
+    `essays` is a folder of `tiny.text.write_essays`; the package's own are in English.
+    """
     return NiahConfig(
         dtype="float32",
         worker_gpus=0,
@@ -161,7 +164,7 @@ def niah_config(essays: Path) -> NiahConfig:
             "\nQuestion: What is the magic number of {city}? Answer: The magic number of {city} is"
         ),
         answer=" {number}",
-        essays=str(essays),
+        essays=essays,
         rope_bases=(3e4, 1e5, 3e5, 1e6),
         prefill_chunk=160,
         perplexity_windows=0,

@@ -17,7 +17,9 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -27,10 +29,8 @@ from longva_ray.tiny.world import (
     COLOURS,
     DIGITS,
     LETTERS,
-    Exchange,
     Scene,
     ask_colour,
-    ask_kind,
     random_scene,
 )
 from longva_ray.video.synthetic import write_video
@@ -54,14 +54,24 @@ def plan_haystack(seconds: int, seed: int) -> list[Scene]:
 
 
 def write_haystack(
-    path: str | os.PathLike[str], *, seconds: int, seed: int, size: int = FRAME_SIDE
+    path: str | os.PathLike[str],
+    *,
+    seconds: int,
+    seed: int,
+    size: int = FRAME_SIDE,
+    hidden: Mapping[int, Scene] = MappingProxyType({}),
 ) -> list[Scene]:
     """Write the haystack of that seed as H.264, `size` x `size` pixels; returns what it shows.
+
+    Args:
+        hidden: by second, what is shown there instead.
 
     Raises:
         ValueError: a length below one second, an odd size or one below 16 pixels.
     """
-    scenes = plan_haystack(seconds, seed)
+    scenes = [
+        hidden.get(second, scene) for second, scene in enumerate(plan_haystack(seconds, seed))
+    ]
     rng = np.random.default_rng(seed)
     frames = (draw(scene, size, rng) for scene in scenes)
     write_video(path, frames, fps=SCENES_PER_SECOND)
@@ -73,8 +83,8 @@ def write_needles(
 ) -> list[Scene]:
     """Write `count` needle images and `needles.json` into a folder; returns what they show.
 
-    No two needles show the same thing while there are things left. Every third question asks which
-    letter (or digit) is there, the others ask for its colour.
+    No two needles show the same thing while there are things left; every question asks for the
+    colour.
 
     Raises:
         ValueError: a count below 1.
@@ -92,13 +102,8 @@ def write_needles(
         scene = Scene(choices.choice(list(COLOURS)), order[number % len(things)])
         name = f"needle-{number:03d}.png"
         Image.fromarray(draw(scene, size, rng)).save(folder / name)
-        asked = _question(scene, number)
+        asked = ask_colour([scene], scene.thing)
         scenes.append(scene)
         entries.append({"image": name, "question": asked.question, "answer": asked.answer})
     (folder / NEEDLES_FILE).write_text(json.dumps(entries, indent=2) + "\n")
     return scenes
-
-
-def _question(scene: Scene, number: int) -> Exchange:
-    """About a haystack that holds this needle and no other."""
-    return ask_kind([scene], scene.kind) if number % 3 == 2 else ask_colour([scene], scene.thing)

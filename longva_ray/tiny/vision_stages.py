@@ -1,7 +1,7 @@
 """The vision half of longva-tiny: which images each stage of alignment shows, and the V-NIAH grid.
 
-Images have at most `LONGEST_IMAGE` cells. So the longest visual input of alignment is a sixteenth
-of the longest haystack that the language model's context has room for. How the stages are trained
+Images have at most `LONGEST_IMAGE` cells. So the longest visual input of alignment is an eighth of
+the longest haystack that the language model's context has room for. How the stages are trained
 is in the recipe (`longva_ray.recipes.tiny`), as for every other model.
 """
 
@@ -10,11 +10,17 @@ from __future__ import annotations
 from longva_ray.config import VniahConfig
 from longva_ray.tiny.images import ImageSet
 
-LONGEST_IMAGE = 16
+LONGEST_IMAGE = 30
 CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
 """Stage 1: what all cells of an image show."""
-CONVERSATIONS = ImageSet(count=6000, grids=(1, 2, 3, 4, 6, 8, 9, 10, 12, 15, LONGEST_IMAGE))
+CONVERSATIONS = ImageSet(
+    count=6000,
+    grids=(1, 2, 3, 4, 6, 8, 9, 12, 15, 16, 20, 24, 25, LONGEST_IMAGE),
+    in_words=0.3,
+)
 """Stage 2: questions about single cells."""
+SMALL_CONVERSATIONS = ImageSet(count=6000, grids=(1, 2, 3, 4), in_words=0.3)
+"""Stage 2 with AnyRes, which would shrink the cells of larger images until nobody can read them."""
 
 FRAMES = (16, 32, 64, 128, 192, 240, 360)
 """Haystacks: as long as an image of alignment, up to what the context has room for, and beyond."""
@@ -23,7 +29,7 @@ SEEDS = (1, 2, 3)
 NEEDLES = 12
 
 
-def vniah_config(needles: str, *, rope_bases: tuple[float, ...] = ()) -> VniahConfig:
+def vniah_config(needles: str | None = None, *, rope_bases: tuple[float, ...] = ()) -> VniahConfig:
     """The visual needle test in the tiny world."""
     return VniahConfig(
         dtype="float32",

@@ -8,10 +8,11 @@ what a video is after alignment. Haystacks show shapes only, and needles letters
 a needle differs from its haystack by something that a vision tower separates surely. Letters and
 digits that look alike (O and 0, S and 5, C and the moon, M and N ...) are left out.
 
-Captions name the thing first, as French does, and an answer repeats the caption that it rests on
-("a K red.") or begins with the kind that is asked for ("the letter K red."): what must be recalled
-then follows directly the token by which it is found. A model of this size learns that long before
-it learns to put together an answer of another form.
+Captions name the thing first, as French does, and an answer begins with the words of the question
+that name what it is about ("what colour is the K?", "the K red."): what must be recalled then
+follows directly the token by which it is found. A model of this size learns that long before it
+learns to put together an answer of another form. No caption has a "the": so what follows it is
+found in the question however long the video is.
 
 Renders nothing; every choice is made by the `random.Random` that the caller seeds.
 """
@@ -130,24 +131,21 @@ def ask_colour(scenes: Sequence[Scene], thing: str) -> Exchange:
     """What colour is the thing? Needs a thing that occurs once or never."""
     shown = _only(scenes, lambda scene: scene.thing == thing, f"the {thing}")
     return Exchange(
-        f"what colour is the {thing}?", str(shown) if shown else f"a {thing} not there."
+        f"what colour is the {thing}?", f"the {thing} {shown.colour if shown else 'not there'}."
     )
 
 
 def ask_presence(scenes: Sequence[Scene], thing: str) -> Exchange:
     """Is the thing there? It may occur any number of times."""
     there = any(scene.thing == thing for scene in scenes)
-    return Exchange(
-        f"is the {thing} there?",
-        f"a {thing} {'is' if there else 'not'} there.",
-    )
+    return Exchange(f"is the {thing} there?", f"the {thing} {'is' if there else 'not'} there.")
 
 
 def ask_kind(scenes: Sequence[Scene], kind: Kind) -> Exchange:
-    """Which letter (or digit, or shape) is there? Needs a kind that occurs once or never."""
+    """Which is the letter (or digit, or shape)? Needs a kind that occurs once or never."""
     shown = _only(scenes, lambda scene: scene.kind == kind, f"a {kind}")
-    answer = f"the {kind} {shown.thing} {shown.colour}." if shown else f"the {kind} not there."
-    return Exchange(f"which {kind} is there?", answer)
+    found = f"{shown.thing} {shown.colour}" if shown else "not there"
+    return Exchange(f"which is the {kind}?", f"the {kind} {found}.")
 
 
 def ask_everything(scenes: Sequence[Scene]) -> Exchange:

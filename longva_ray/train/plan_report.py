@@ -66,24 +66,24 @@ def text_config(recipe: str, model: str | None) -> Any:
     """
     from longva_ray.lm.checkpoint import load_longva_config
     from longva_ray.lm.longva import LongVAConfig
-    from longva_ray.recipes import tiny_model
+    from longva_ray.recipes import get_recipe
 
-    if model is not None:
-        path = Path(model) / "config.json"
-        if not path.is_file():
-            raise ValueError(f"want a folder with a config.json, got {model!r}")
-        if json.loads(path.read_text()).get("model_type") in ("longva", "llava_qwen"):
-            return load_longva_config(model).text
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(model).get_text_config()
-    known = {"longva_7b": LongVAConfig, "tiny": tiny_model}
-    if recipe not in known:
+    if model is None and recipe == "longva_7b":
+        return LongVAConfig().text
+    model = model or get_recipe(recipe).checkpoint
+    if model is None:
         raise ValueError(
-            f"the architecture of recipe {recipe!r} is not part of this package, which has those "
-            f"of {sorted(known)}; give --model FOLDER with its config.json"
+            f"the architecture of recipe {recipe!r} is not part of this package; give --model "
+            "FOLDER with its config.json"
         )
-    return known[recipe]().text
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"want a folder with a config.json, got {model!r}")
+    if json.loads(path.read_text()).get("model_type") in ("longva", "llava_qwen"):
+        return load_longva_config(model).text
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model).get_text_config()
 
 
 def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:

@@ -160,6 +160,8 @@ class AlignConfig(TrainConfig):
 
     train: Literal["projector", "all"] = "all"
     """Stage 1 trains the projector, stage 2 everything."""
+    projector_learning_rate: float | None = None
+    """Of the projector; None is `learning_rate`, as in the released scripts."""
     vision_learning_rate: float = 2e-6
     """Of the vision tower, which `learning_rate` is not for; its schedule is the same."""
     grids_per_forward: int = 16
@@ -177,6 +179,11 @@ class AlignConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
+        if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
+            raise ValueError(
+                f"projector_learning_rate must be above 0 or None, got "
+                f"{self.projector_learning_rate}"
+            )
         if self.vision_learning_rate < 0:
             raise ValueError(
                 f"vision_learning_rate must not be negative, got {self.vision_learning_rate}"

@@ -164,12 +164,18 @@ class VisionStage:
         return AlignmentLoss(model, mesh.world_group, recompute=recompute)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        tower = set(self.model().frame_encoder.tower.parameters())
-        trained = [p for p in self.model().parameters() if p.requires_grad]
-        factor = self._config.vision_learning_rate / self._config.learning_rate
+        settings, encoder = self._config, self.model().frame_encoder
+        rates = {
+            self.model().language_model: settings.learning_rate,
+            encoder.projector: settings.projector_learning_rate or settings.learning_rate,
+            encoder.tower: settings.vision_learning_rate,
+        }
         groups = [
-            {"params": [p for p in trained if p not in tower], "lr_factor": 1.0},
-            {"params": [p for p in trained if p in tower], "lr_factor": factor},
+            {
+                "params": [p for p in module.parameters() if p.requires_grad],
+                "lr_factor": rate / settings.learning_rate,
+            }
+            for module, rate in rates.items()
         ]
         return [group for group in groups if group["params"]]
 

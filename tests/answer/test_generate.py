@@ -5,12 +5,12 @@ import itertools
 
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from transformers import PreTrainedModel
 
 from longva_ray.answer.generate import generate_tokens, stream_answer
 from longva_ray.answer.prefill import prefill
 from longva_ray.config import GenerationSettings
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.05, 2.0])

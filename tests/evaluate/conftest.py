@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.config import NiahConfig
-from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 
 SMALL = NiahConfig(
     dtype="float32",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,8 +20,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-
-from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 
 CONTEXT = 30
 """Bytes by which the oracle finds a place again: from a city to the number behind it."""

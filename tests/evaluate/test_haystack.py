@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from byte_tokenizer import byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from longva_ray.evaluate.haystack import Haystack, read_essays
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
 TEXT = (

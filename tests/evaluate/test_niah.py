@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
+from byte_tokenizer import byte_tokenizer
 
 from longva_ray.config import NiahConfig
 from longva_ray.evaluate.haystack import read_essays
 from longva_ray.evaluate.models import Subject
 from longva_ray.evaluate.niah import NiahPrompts, NiahWorker, Trial, plan_trials
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
 ESSAYS = read_essays(None)

@@ -12,7 +12,12 @@ from PIL import Image
 
 from longva_ray.config import EncodeConfig, VniahConfig
 from longva_ray.evaluate.models import Subject
-from longva_ray.evaluate.vniah_sweep import describe_vniah, make_haystack, run_vniah
+from longva_ray.evaluate.vniah_sweep import (
+    average_over_seeds,
+    describe_vniah,
+    make_haystack,
+    run_vniah,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = VniahConfig(
@@ -55,6 +60,10 @@ def test_dense_plain_and_ring_decide_the_same(
     assert model["training_frames"] == 16
     assert json.loads((tmp_path / "dense" / "vniah.json").read_text())["models"] == [model]
     assert "guess floor, exact" in describe_vniah(report)
+    (pooled,) = average_over_seeds([report, report])["models"]
+    assert pooled["average"]["exact"]["trials"] == 2 * model["average"]["exact"]["trials"]
+    assert [cell["Score"] for cell in pooled["cells"]] == [c["Score"] for c in model["cells"]]
+    assert pooled["seed_scores"] == [model["average"]["exact"]["score"]] * 2
     ring = dataclasses.replace(CONFIG, ring_size=2)
     run(tiny_checkpoint, ring, tmp_path, "ring")
     one, two = (ledger(tmp_path / name) for name in ("dense", "ring"))

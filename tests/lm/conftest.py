@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from numpy.typing import NDArray
 from transformers import (
     CLIPVisionConfig,
@@ -18,7 +19,6 @@ from transformers import (
     Qwen2Config,
 )
 
-from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from longva_ray.lm.checkpoint import initialise_longva
 from longva_ray.lm.longva import LongVAConfig, LongVAForConditionalGeneration
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 from longva_ray.lm.prompt import (
     CHAT_TEMPLATE,
     add_placeholders,

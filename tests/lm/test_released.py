@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,7 +22,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 from longva_ray.lm.checkpoint import load_frame_encoder, load_language_model, load_longva
 from longva_ray.lm.prompt import build_prompt
 from longva_ray.lm.released import clip_l_336, our_config

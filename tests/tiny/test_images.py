@@ -90,3 +90,15 @@ def test_impossible_sets_are_refused() -> None:
         ImageSet(count=0, grids=(1,))
     with pytest.raises(ValueError, match="cells"):
         ImageSet(count=1, grids=(0, 1))
+
+
+def test_some_conversations_are_in_words(tmp_path: Path) -> None:
+    images = ImageSet(count=4, grids=(2, 3), in_words=0.5)
+    write_conversations(images, seed=0, folder=tmp_path)
+    samples = read(tmp_path)
+    assert [("image" in sample) for sample in samples] == [True] * 4 + [False] * 2
+    for sample in samples[4:]:
+        told, question = sample["conversations"][0]["value"].split("\n")
+        assert told.count(".") in (2, 3)
+        assert "<image>" not in told
+        assert question.endswith("?")

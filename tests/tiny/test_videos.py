@@ -11,7 +11,7 @@ from PIL import Image
 
 from longva_ray.tiny.drawing import draw
 from longva_ray.tiny.videos import NEEDLES_FILE, plan_haystack, write_haystack, write_needles
-from longva_ray.tiny.world import COLOURS
+from longva_ray.tiny.world import COLOURS, Scene
 from longva_ray.video.decode import decode_frames, probe_video
 
 
@@ -53,14 +53,17 @@ def test_needles_are_images_with_questions_that_only_they_answer(tmp_path: Path)
     for scene, entry in zip(scenes, entries, strict=True):
         assert scene.kind in ("letter", "digit")
         assert Image.open(tmp_path / entry["image"]).size == (64, 64)
-        if entry["question"].startswith("what colour"):
-            assert scene.thing in entry["question"]
-            assert scene.colour in entry["answer"]
-        else:
-            assert entry["question"] == f"which {scene.kind} is there?"
-            assert scene.thing in entry["answer"]
+        assert entry["question"] == f"what colour is the {scene.thing}?"
+        assert entry["answer"] == f"the {scene.thing} {scene.colour}."
     colours = {scene.colour for scene in scenes}
     assert len(colours) > 4
+
+
+def test_hidden_scenes_are_shown_in_their_seconds(tmp_path: Path) -> None:
+    needle = Scene("red", "K")
+    plan = plan_haystack(5, seed=3)
+    shown = write_haystack(tmp_path / "h.mp4", seconds=5, seed=3, size=64, hidden={2: needle})
+    assert shown == [*plan[:2], needle, *plan[3:]]
 
 
 def test_nothing_is_refused(tmp_path: Path) -> None:

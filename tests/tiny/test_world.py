@@ -41,11 +41,11 @@ def test_captions() -> None:
 
 
 def test_answers_name_their_subject_before_the_fact() -> None:
-    assert ask_colour(SCENES, "K") == Exchange("what colour is the K?", "a K blue.")
-    assert ask_colour(SCENES, "L").answer == "a L not there."
-    assert ask_presence(SCENES, "star").answer == "a star is there."
-    assert ask_presence(SCENES, "moon").answer == "a moon not there."
-    assert ask_kind(SCENES, "letter") == Exchange("which letter is there?", "the letter K blue.")
+    assert ask_colour(SCENES, "K") == Exchange("what colour is the K?", "the K blue.")
+    assert ask_colour(SCENES, "L").answer == "the L not there."
+    assert ask_presence(SCENES, "star").answer == "the star is there."
+    assert ask_presence(SCENES, "moon").answer == "the moon not there."
+    assert ask_kind(SCENES, "letter") == Exchange("which is the letter?", "the letter K blue.")
     assert ask_kind(SCENES[:1], "digit").answer == "the digit not there."
 
 
@@ -68,7 +68,7 @@ def test_every_question_has_one_answer(scenes: list[Scene], seed: int) -> None:
             thing = exchange.question.removeprefix("what colour is the ").rstrip("?")
             colours = [scene.colour for scene in scenes if scene.thing == thing]
             assert counts[thing] <= 1
-            assert exchange.answer == f"a {thing} {colours[0] if colours else 'not there'}."
+            assert exchange.answer == f"the {thing} {colours[0] if colours else 'not there'}."
 
 
 def test_choices_follow_from_the_seed_and_are_even() -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from byte_tokenizer import byte_tokenizer
 
 from longva_ray.config import TextDataConfig
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 from longva_ray.train.text_pipeline import prepare_text
 from longva_ray.train.text_report import TextReport, read_report
 from longva_ray.train.text_sources import TextError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from byte_tokenizer import byte_tokenizer
 
-from longva_ray.lm.byte_tokenizer import byte_tokenizer
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.train.token_shards import (
     MANIFEST_NAME,

@@ -9,10 +9,10 @@ import numpy as np
 import ray
 import torch
 import torch.distributed as dist
+from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.config import ExtendConfig
-from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from longva_ray.train.launch import train
 from longva_ray.train.stage import MicroBatch
 from longva_ray.train.text_stage import TextStage

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from PIL import Image
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from longva_ray.config import AlignConfig
-from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from longva_ray.lm.checkpoint import initialise_longva, load_longva_config
 from longva_ray.lm.longva import LongVAConfig
 from longva_ray.train.image_chat import parse_sample, read_samples

@@ -3,8 +3,8 @@
     text <-> ids: byte b is id b (0..255), then <|endoftext|>, <|im_start|>, <|im_end|>, <image>,
     <video> (256..260)
 
-For the tiny recipe. Any UTF-8 text survives encoding and decoding; a text costs as many tokens as
-it has bytes. The two placeholders come last, so that a language model with a vocabulary of
+For small models of tests. Any UTF-8 text survives encoding and decoding; a text costs as many
+tokens as it has bytes. The placeholders come last, so that a language model with a vocabulary of
 `BYTE_VOCABULARY_SIZE` can neither embed nor emit them: visual tokens take their places before the
 model sees them.
 """

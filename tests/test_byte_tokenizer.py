@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from longva_ray.lm.byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
+from transformers import AutoTokenizer
 
 TOKENIZER = byte_tokenizer()
 
@@ -20,13 +19,13 @@ def test_any_text_survives(text: str) -> None:
     assert TOKENIZER.decode(ids) == text
 
 
-def test_special_tokens_come_after_the_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_special_tokens_come_after_the_bytes() -> None:
     text = "<|endoftext|><|im_start|><|im_end|><image><video>"
-    assert tokenizer.encode(text) == [256, 257, 258, 259, 260]
-    assert tokenizer.decode([256, 257, 258, 259, 260]) == text
-    assert tokenizer.decode([65, 257, 66, 260], skip_special_tokens=True) == "AB"
-    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (256, 258)
-    assert len(tokenizer) == BYTE_VOCABULARY_SIZE + 2
+    assert TOKENIZER.encode(text) == [256, 257, 258, 259, 260]
+    assert TOKENIZER.decode([256, 257, 258, 259, 260]) == text
+    assert TOKENIZER.decode([65, 257, 66, 260], skip_special_tokens=True) == "AB"
+    assert (TOKENIZER.pad_token_id, TOKENIZER.eos_token_id) == (256, 258)
+    assert len(TOKENIZER) == BYTE_VOCABULARY_SIZE + 2
 
 
 def test_it_is_deterministic_and_survives_saving(tmp_path: Path) -> None:
