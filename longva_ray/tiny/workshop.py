@@ -91,7 +91,7 @@ CONTENDERS = (
         training_length=PRETRAINED_TOKENS,
     ),
 )
-ROPE_BASES = (3e4, 1e5, 3e5, 1e6)
+ROPE_BASES = (1e5, 1e6)
 
 
 class Workshop:

@@ -27,7 +27,7 @@ def test_prompts_have_their_exact_length_and_hold_what_is_asked(
         assert text.endswith(f"The magic number of Singapore is {prompt.number}")
         assert text.count("The magic number of Singapore is") == 2
         assert text.count("The magic number of") == 2 + trial.distractors
-        assert tokenizer.decode(prompt.answer_ids) == prompt.number
+        assert tokenizer.decode(prompt.answer_ids).strip() == prompt.number
         assert len(prompt.number) == 7
 
 
