@@ -34,7 +34,15 @@ def tiny() -> Recipe:
         niah=niah_config(),
         vniah=vniah_config(),
         extend=extend.training,
-        text=extend.text,
+        # For texts of anybody's; the documents of the tiny world say which characters are labels.
+        text=TextDataConfig(
+            sequence_length=extend.sequence_length,
+            upsample_factor=1,
+            domain_field="domain",
+            parse_special_tokens=True,
+            part_tokens=2**20,
+            task_cpus=0.5,
+        ),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
         align_projector=_tiny_alignment(
             train="projector", learning_rate=2e-3, steps=500, sequences_per_step=4

@@ -171,6 +171,7 @@ def test_a_killed_job_goes_on_where_it_stopped(
     command = [sys.executable, "jobs/eval_niah.py", "--models", f"a={random_lm}", "--out", str(out)]
     command += ["--niah.lengths", "600", "900", "--niah.samples", "20", "--niah.max-workers", "1"]
     command += ["--niah.perplexity-windows", "0", "--niah.prefill-chunk", "16"]
+    command += ["--niah.distractors", "0", "--niah.rope-bases"]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     log = (tmp_path / "log").open("w")
     options = {"cwd": REPOSITORY, "stdout": log, "stderr": log, "env": environment}
