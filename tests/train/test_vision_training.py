@@ -168,11 +168,12 @@ def test_divided_weights_train_as_whole_ones(
     lines = (run / "metrics.jsonl").read_text().splitlines()
     losses = {record["step"]: record["loss"] for record in map(json.loads, lines)}
     recipe = json.loads((run / "final" / "recipe.json").read_text())
+    rates = ("projector_learning_rate", "vision_learning_rate")
     config = settings(
         train=stage,
         steps=3,
         betas=(0.9, 0.95),
-        vision_learning_rate=recipe[group.replace("-", "_")]["vision_learning_rate"],
+        **{rate: recipe[group.replace("-", "_")][rate] for rate in rates},
     )
     _, alone = run_alone(config, base, shards, folder / stage)
     assert losses == pytest.approx(alone, abs=1e-4)
