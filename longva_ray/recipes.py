@@ -44,16 +44,12 @@ def tiny() -> Recipe:
             task_cpus=0.5,
         ),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
-        align_projector=_tiny_alignment(
-            train="projector", learning_rate=2e-3, steps=500, sequences_per_step=4
-        ),
+        align_projector=_tiny_alignment(train="projector", learning_rate=2e-3),
         align=_tiny_alignment(
             # A language model that learns fast from short images forgets how to read far back.
             learning_rate=1e-4,
             projector_learning_rate=1e-3,
             vision_learning_rate=1e-4,
-            steps=500,
-            sequences_per_step=4,
         ),
     )
 
@@ -62,6 +58,8 @@ def _tiny_alignment(**settings: Any) -> AlignConfig:
     """Rows of one worker each: they are too short to be worth a ring."""
     return AlignConfig(
         **settings,
+        steps=500,
+        sequences_per_step=4,
         warmup_steps=30,
         betas=(0.9, 0.95),
         grids_per_forward=512,

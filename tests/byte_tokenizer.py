@@ -11,13 +11,12 @@ model sees them.
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from longva_ray.lm.prompt import IMAGE_PLACEHOLDER, TURN_END, TURN_START, VIDEO_PLACEHOLDER
+from longva_ray.tiny.tokenizer import chat_tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
 BYTE_VOCABULARY_SIZE = 259  # 256 bytes and the three control tokens, without the two placeholders
 
 
@@ -28,12 +27,4 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    control = (END_OF_TEXT, TURN_START, TURN_END, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=TURN_END,
-        pad_token=END_OF_TEXT,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return chat_tokenizer(tokenizer)

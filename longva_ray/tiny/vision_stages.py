@@ -7,6 +7,8 @@ is in the recipe (`longva_ray.recipes.tiny`), as for every other model.
 
 from __future__ import annotations
 
+import dataclasses
+
 from longva_ray.config import VniahConfig
 from longva_ray.tiny.images import ImageSet
 
@@ -19,7 +21,7 @@ CONVERSATIONS = ImageSet(
     in_words=0.3,
 )
 """Stage 2: questions about single cells."""
-SMALL_CONVERSATIONS = ImageSet(count=6000, grids=(1, 2, 3, 4), in_words=0.3)
+SMALL_CONVERSATIONS = dataclasses.replace(CONVERSATIONS, grids=CAPTIONS.grids)
 """Stage 2 with AnyRes, which would shrink the cells of larger images until nobody can read them."""
 
 FRAMES = (16, 32, 64, 128, 192, 240, 360)

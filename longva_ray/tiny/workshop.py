@@ -31,7 +31,13 @@ from longva_ray.evaluate.vniah_sweep import (
 from longva_ray.lm.checkpoint import assemble_longva
 from longva_ray.tiny.images import SAMPLES_FILE, write_captions, write_conversations
 from longva_ray.tiny.text import write_corpus, write_essays
-from longva_ray.tiny.text_stages import PRETRAINED_TOKENS, TEXT_STAGES, niah_config, write_base
+from longva_ray.tiny.text_stages import (
+    EXTENDED_TOKENS,
+    PRETRAINED_TOKENS,
+    TEXT_STAGES,
+    niah_config,
+    write_base,
+)
 from longva_ray.tiny.tower import TowerTraining, pretrain_tower, save_tower, tower_config
 from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
 from longva_ray.tiny.vision_stages import (
@@ -66,7 +72,6 @@ class Contender:
     training_length: int
 
 
-EXTENDED_TOKENS = TEXT_STAGES[-1].sequence_length
 CONTENDERS = (
     Contender(
         name="LongVA",
