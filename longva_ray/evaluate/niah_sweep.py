@@ -86,6 +86,8 @@ def describe_niah(report: dict[str, Any]) -> str:
             f"{row['exact']['score']:.3f}"
             for row in model["average_by_length"]
         ]
+        if model["perplexity"]:
+            lines.append(f"  loss on plain essays: {model['perplexity']['loss']:.4f} nats a token")
     for model in report["training_free"]:
         score = model["average"]["exact"]["score"]
         lines.append(f"training-free, base {model['rope_base']:g}: {score:.3f}")
@@ -182,13 +184,16 @@ def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _perplexity(windows: Sequence[Outcome]) -> dict[str, list[float]] | None:
+def _perplexity(windows: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Of plain essays, by position; `loss` is the mean over all positions, in nats a token."""
     if not windows:
         return None
-    edges = windows[0]["edges"]
+    stretches = list(itertools.pairwise(windows[0]["edges"]))
     means = [sum(nll) / len(nll) for nll in zip(*(w["nll"] for w in windows), strict=True)]
+    whole = sum((stop - start) * mean for (start, stop), mean in zip(stretches, means, strict=True))
     return {
-        "position": [(start + stop) / 2 for start, stop in itertools.pairwise(edges)],
+        "loss": whole / stretches[-1][1],
+        "position": [(start + stop) / 2 for start, stop in stretches],
         "perplexity": [math.exp(mean) for mean in means],
     }
 

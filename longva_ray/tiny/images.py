@@ -41,8 +41,9 @@ from longva_ray.tiny.world import (
 
 SAMPLES_FILE = "samples.json"
 JPEG_QUALITY = 92
-MOST_EXCHANGES = 20
-"""Questions about an image of many cells; fewer cells, fewer questions."""
+MOST_EXCHANGES = 4
+"""Questions about an image. Few: a conversation is part of the context that alignment shows, and
+what is longer than the images stretches a language model that was not extended."""
 DRAWN_SIDE = 112
 """Cells are drawn this large and then made smaller, as the frames of a video are."""
 
@@ -56,8 +57,6 @@ class ImageSet:
     """Numbers of cells that an image may have, each equally likely."""
     cell: int = 56
     """Side of a cell in pixels: the grid size of the model."""
-    absent: float = 0.25
-    """Questions about things that are not there, for one about a thing that is."""
     in_words: float = 0.0
     """Conversations without an image, for one with: the scenes are told in words. LLaVA's data has
     such too; here they keep the language model from forgetting what it was extended on."""
@@ -78,8 +77,7 @@ def write_conversations(images: ImageSet, *, seed: int, folder: str | os.PathLik
     """Write images and, for each, a conversation of several questions."""
 
     def asked(scenes: Sequence[Scene], rng: random.Random) -> list[Exchange]:
-        most = rng.randint(3, max(4, min(len(scenes), MOST_EXCHANGES)))
-        return ask_several(scenes, rng, most=most, absent=images.absent)
+        return ask_several(scenes, rng, most=MOST_EXCHANGES)
 
     _write(images, seed, Path(folder), asked)
 

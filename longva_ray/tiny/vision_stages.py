@@ -16,7 +16,7 @@ LONGEST_IMAGE = 30
 CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
 """Stage 1: what all cells of an image show."""
 CONVERSATIONS = ImageSet(
-    count=6000,
+    count=12000,
     grids=(1, 2, 3, 4, 6, 8, 9, 12, 15, 16, 20, 24, 25, LONGEST_IMAGE),
     in_words=0.3,
 )

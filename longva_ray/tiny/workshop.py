@@ -16,8 +16,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from longva_ray.config import Recipe
 from longva_ray.evaluate.models import Subject
@@ -132,17 +135,17 @@ class Workshop:
         else:
             base = self._model(TEXT_STAGES[number - 1].name)
         texts, shards = out / "text" / f"{plan.name}.jsonl", str(out / "shards" / plan.name)
-        if not texts.exists():
-            texts.parent.mkdir(exist_ok=True)
-            write_corpus(plan.corpus, 100 * self._seed + number, texts)
+        _once(texts, lambda path: write_corpus(plan.corpus, 100 * self._seed + number, path))
         prepare_text([str(texts)], output=shards, checkpoint=str(base), config=plan.text)
         stage = TextStage(plan.training, base=str(base), shards=shards)
         self._train(stage, plan.training, plan.name)
 
     def _test_text(self) -> None:
         essays = self._out / "essays"
-        if not essays.exists():
-            write_essays(essays, 100 * self._seed + 99, num_essays=4, num_sentences=200)
+        _once(
+            essays,
+            lambda path: write_essays(path, 100 * self._seed + 99, num_essays=4, num_sentences=200),
+        )
         subjects = [
             Subject(
                 name=name,
@@ -169,22 +172,26 @@ class Workshop:
                 write(images, seed=100 * self._seed + 50, folder=folder)
 
     def _tower(self) -> None:
-        if not (self._out / "tower").exists():
+        def make(path: Path) -> None:
             tower = pretrain_tower(tower_config(), TowerTraining(seed=self._seed))
-            save_tower(tower, tower_config(), self._out / "tower")
+            save_tower(tower, tower_config(), path)
+
+        _once(self._out / "tower", make)
 
     def _align(self, contender: Contender) -> Subject:
         """Both stages of alignment."""
         name = "".join(letter for letter in contender.name.lower() if letter.isalpha())
         model = self._out / "joined" / name
-        if not model.exists():
-            assemble_longva(
+        _once(
+            model,
+            lambda path: assemble_longva(
                 self._model(contender.language_model),
                 self._out / "tower",
                 seed=self._seed,
-                path=model,
+                path=path,
                 encoding=contender.encoding,
-            )
+            ),
+        )
         for images, config in (
             ("captions", self._recipe.align_projector),
             (contender.conversations, self._recipe.align),
@@ -205,29 +212,25 @@ class Workshop:
         )
 
     def _test_video(self, subjects: list[Subject]) -> None:
-        reports = []
-        for seed in SEEDS:
-            out = self._out / "vniah" / f"seed-{seed}"
-            video, needles = out / "haystack.mp4", out / "needles"
-            if not video.exists():
-                out.mkdir(parents=True, exist_ok=True)
-                write_needles(needles, count=NEEDLES, seed=1000 + seed)
-                write_haystack(video, seconds=max(FRAMES), seed=2000 + seed)
-            reports.append(
-                run_vniah(
-                    subjects,
-                    [str(video)],
-                    store=str(self._out / "shards" / "videos"),
-                    config=vniah_config(str(needles / NEEDLES_FILE), rope_bases=ROPE_BASES),
-                    encode=self._recipe.encode,
-                    out=out,
-                )
-            )
-        average = average_over_seeds(reports)
         out = self._out / "vniah"
+        average = average_over_seeds([self._test_seed(subjects, seed) for seed in SEEDS])
         (out / "vniah.json").write_text(json.dumps(average, indent=2) + "\n")
         draw_vniah([average], out / "vniah.png")
         logger.info("needles in video:\n%s", describe_vniah(average))
+
+    def _test_seed(self, subjects: list[Subject], seed: int) -> dict[str, Any]:
+        out = self._out / "vniah" / f"seed-{seed}"
+        video, needles = out / "haystack.mp4", out / "needles"
+        _once(needles, lambda path: write_needles(path, count=NEEDLES, seed=1000 + seed))
+        _once(video, lambda path: write_haystack(path, seconds=max(FRAMES), seed=2000 + seed))
+        return run_vniah(
+            subjects,
+            [str(video)],
+            store=str(self._out / "shards" / "videos"),
+            config=vniah_config(str(needles / NEEDLES_FILE), rope_bases=ROPE_BASES),
+            encode=self._recipe.encode,
+            out=out,
+        )
 
     def _model(self, run: str) -> Path:
         return self._out / "runs" / run / "final"
@@ -244,3 +247,16 @@ class Workshop:
             )
         seconds = time.perf_counter() - started
         logger.info("%s: %.0f s, weights in %s", name, seconds, self._model(name))
+
+
+def _once(path: Path, write: Callable[[Path], object]) -> None:
+    """Let a file or folder be written beside its place, and then moved there: what is there is
+    whole."""
+    if path.exists():
+        return
+    partial = path.with_name(f"partial-{path.name}")
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    write(partial)
+    partial.rename(path)

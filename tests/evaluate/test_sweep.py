@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -81,6 +82,9 @@ def test_report_and_figures_with_the_training_free_baseline(
     low, high = first["average"]["exact"]["interval_95"]
     assert low <= first["average"]["exact"]["score"] <= high
     assert len(first["perplexity"]["perplexity"]) == 32
+    # Stretches of 13 and 14 positions: almost the plain mean.
+    logs = [math.log(value) for value in first["perplexity"]["perplexity"]]
+    assert first["perplexity"]["loss"] == pytest.approx(sum(logs) / 32, rel=0.01)
     assert report["models"][1]["perplexity"] != first["perplexity"]
     with Image.open(tmp_path / "niah.png") as figure:
         assert figure.width > figure.height  # three panels in each of two rows

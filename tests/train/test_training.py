@@ -144,13 +144,14 @@ def test_a_hung_worker_is_reported(world: Path, ray_cluster: str) -> None:
 def test_sigterm_saves_and_ends(world: Path, ray_cluster: str) -> None:
     """As `ray job stop` does it to the driver."""
     script = (
-        "import logging, sys; sys.path.insert(0, sys.argv[1]); logging.basicConfig(level=20);"
-        "from training_world import terminated; terminated(sys.argv[2], sys.argv[3])"
+        "import logging, sys; logging.basicConfig(level=20);"
+        "from training_world import terminated; terminated(*sys.argv[1:])"
     )
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
-        [sys.executable, "-c", script, str(Path(__file__).parent), str(world), address],
+        [sys.executable, "-c", script, str(world), address],
         cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
