@@ -41,9 +41,9 @@ from longva_ray.tiny.world import (
 
 SAMPLES_FILE = "samples.json"
 JPEG_QUALITY = 92
-MOST_EXCHANGES = 4
-"""Questions about an image. Few: a conversation is part of the context that alignment shows, and
-what is longer than the images stretches a language model that was not extended."""
+MOST_EXCHANGES = 3
+"""Questions about an image. Few: they are part of the context that alignment shows, and longer
+conversations stretch a language model that was not extended."""
 DRAWN_SIDE = 112
 """Cells are drawn this large and then made smaller, as the frames of a video are."""
 

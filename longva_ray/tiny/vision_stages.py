@@ -1,8 +1,10 @@
 """The vision half of longva-tiny: which images each stage of alignment shows, and the V-NIAH grid.
 
-Images have at most `LONGEST_IMAGE` cells. So the longest visual input of alignment is an eighth of
-the longest haystack that the language model's context has room for. How the stages are trained
-is in the recipe (`longva_ray.recipes.tiny`), as for every other model.
+Images have at most `LONGEST_IMAGE` cells, so that with its questions no conversation is longer than
+what the language model was pretrained on (`text_stages.PRETRAINED_TOKENS`): alignment stretches no
+context. The longest haystack that fits into the extended one is fifteen times as long as such an
+image. How the stages are trained is in the recipe (`longva_ray.recipes.tiny`), as for every other
+model.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import dataclasses
 from longva_ray.config import VniahConfig
 from longva_ray.tiny.images import ImageSet
 
-LONGEST_IMAGE = 30
+LONGEST_IMAGE = 16
 CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
 """Stage 1: what all cells of an image show."""
 CONVERSATIONS = ImageSet(
     count=12000,
-    grids=(1, 2, 3, 4, 6, 8, 9, 12, 15, 16, 20, 24, 25, LONGEST_IMAGE),
+    grids=(1, 2, 3, 4, 6, 8, 9, 12, 15, LONGEST_IMAGE),
     in_words=0.3,
 )
 """Stage 2: questions about single cells."""
@@ -42,6 +44,5 @@ def vniah_config(needles: str | None = None, *, rope_bases: tuple[float, ...] = 
         needles=needles,
         rope_bases=rope_bases,
         prefill_chunk=160,
-        generate=False,
         extra_tokens=4,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
+from longva_ray.lm.checkpoint import load_longva_config
+from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.tiny.images import (
     SAMPLES_FILE,
     ImageSet,
@@ -17,7 +21,11 @@ from longva_ray.tiny.images import (
     write_captions,
     write_conversations,
 )
+from longva_ray.tiny.text_stages import EXTENDED_TOKENS, PRETRAINED_TOKENS
+from longva_ray.tiny.vision_stages import CAPTIONS, CONVERSATIONS
 from longva_ray.tiny.world import COLOURS, Scene
+from longva_ray.train.image_chat import parse_sample, read_samples
+from longva_ray.train.vision_samples import SampleEncoder
 from longva_ray.vision.unires import split_image
 
 
@@ -102,3 +110,20 @@ def test_some_conversations_are_in_words(tmp_path: Path) -> None:
         assert told.count(".") in (2, 3)
         assert "<image>" not in told
         assert question.endswith("?")
+
+
+def test_no_sample_is_longer_than_the_pretraining(tmp_path: Path) -> None:
+    """Else alignment would stretch the context, also of the model that was not extended."""
+    weights = checkpoint_of(get_recipe("tiny"))
+    encode = SampleEncoder(
+        AutoTokenizer.from_pretrained(weights),
+        load_longva_config(weights).grids,
+        sampling="1fps",
+        max_tokens=EXTENDED_TOKENS,
+    )
+    lengths = []
+    for images, write in ((CONVERSATIONS, write_conversations), (CAPTIONS, write_captions)):
+        write(dataclasses.replace(images, count=80), seed=0, folder=tmp_path)
+        samples = read_samples([str(tmp_path / SAMPLES_FILE)], image_folder=None, seed=0)
+        lengths += [len(encode(parse_sample(sample)).input_ids_T) for sample in samples]
+    assert 0.8 * PRETRAINED_TOKENS < max(lengths) <= PRETRAINED_TOKENS
