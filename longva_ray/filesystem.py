@@ -1,8 +1,9 @@
 """Paths and URIs: one way to reach local disks, object stores, and everything that fsspec knows."""
 
 import contextlib
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -54,3 +55,16 @@ def local_file(place: str) -> Iterator[Path]:
             destination_filesystem=pyarrow.fs.LocalFileSystem(),
         )
         yield copy
+
+
+def write_once(path: Path, write: Callable[[Path], object]) -> None:
+    """Let a local file or folder be written beside its place and then moved there, so that what is
+    there is whole; nothing is done when it is there already. For one writer at a time."""
+    if path.exists():
+        return
+    partial = path.with_name(f"partial-{path.name}")
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    write(partial)
+    partial.rename(path)

@@ -16,9 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from longva_ray.evaluate.vniah_sweep import (
     draw_vniah,
     run_vniah,
 )
+from longva_ray.filesystem import write_once
 from longva_ray.lm.checkpoint import assemble_longva
 from longva_ray.tiny.images import SAMPLES_FILE, write_captions, write_conversations
 from longva_ray.tiny.text import write_corpus, write_essays
@@ -135,14 +134,14 @@ class Workshop:
         else:
             base = self._model(TEXT_STAGES[number - 1].name)
         texts, shards = out / "text" / f"{plan.name}.jsonl", str(out / "shards" / plan.name)
-        _once(texts, lambda path: write_corpus(plan.corpus, 100 * self._seed + number, path))
+        write_once(texts, lambda path: write_corpus(plan.corpus, 100 * self._seed + number, path))
         prepare_text([str(texts)], output=shards, checkpoint=str(base), config=plan.text)
         stage = TextStage(plan.training, base=str(base), shards=shards)
         self._train(stage, plan.training, plan.name)
 
     def _test_text(self) -> None:
         essays = self._out / "essays"
-        _once(
+        write_once(
             essays,
             lambda path: write_essays(path, 100 * self._seed + 99, num_essays=4, num_sentences=200),
         )
@@ -176,13 +175,13 @@ class Workshop:
             tower = pretrain_tower(tower_config(), TowerTraining(seed=self._seed))
             save_tower(tower, tower_config(), path)
 
-        _once(self._out / "tower", make)
+        write_once(self._out / "tower", make)
 
     def _align(self, contender: Contender) -> Subject:
         """Both stages of alignment."""
         name = "".join(letter for letter in contender.name.lower() if letter.isalpha())
         model = self._out / "joined" / name
-        _once(
+        write_once(
             model,
             lambda path: assemble_longva(
                 self._model(contender.language_model),
@@ -221,8 +220,8 @@ class Workshop:
     def _test_seed(self, subjects: list[Subject], seed: int) -> dict[str, Any]:
         out = self._out / "vniah" / f"seed-{seed}"
         video, needles = out / "haystack.mp4", out / "needles"
-        _once(needles, lambda path: write_needles(path, count=NEEDLES, seed=1000 + seed))
-        _once(video, lambda path: write_haystack(path, seconds=max(FRAMES), seed=2000 + seed))
+        write_once(needles, lambda path: write_needles(path, count=NEEDLES, seed=1000 + seed))
+        write_once(video, lambda path: write_haystack(path, seconds=max(FRAMES), seed=2000 + seed))
         return run_vniah(
             subjects,
             [str(video)],
@@ -247,16 +246,3 @@ class Workshop:
             )
         seconds = time.perf_counter() - started
         logger.info("%s: %.0f s, weights in %s", name, seconds, self._model(name))
-
-
-def _once(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a file or folder be written beside its place, and then moved there: what is there is
-    whole."""
-    if path.exists():
-        return
-    partial = path.with_name(f"partial-{path.name}")
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    write(partial)
-    partial.rename(path)
