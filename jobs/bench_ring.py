@@ -102,15 +102,21 @@ QWEN2_7B_LOSS = LossShape(tokens=32_768, width=3_584, words=152_064)
 def alternate(
     candidates: dict[str, Callable[[], Any]], repeats: int, settle: Callable[[], Any]
 ) -> Seconds:
-    """Seconds of each candidate in each round, after one round that is not counted."""
+    """Seconds of each candidate in each round, after one round that is not counted.
+
+    Each round begins with the next candidate: what one leaves behind, in caches and in the
+    allocator, meets another one every time.
+    """
     seconds: Seconds = {name: [] for name in candidates}
-    for counted in [False] + [True] * repeats:
-        for name, run in candidates.items():
+    names = list(candidates)
+    for number in range(1 + repeats):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             settle()
             start = time.perf_counter()
-            run()
+            candidates[name]()
             settle()
-            if counted:
+            if number > 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 

@@ -34,6 +34,7 @@ SMALL = {
     "intermediate_size": 1536,
     "num_hidden_layers": 6,
     "num_attention_heads": 8,
+    "head_dim": 64,
     "num_key_value_heads": 2,
 }
 """Layers large enough for a core to be busy with: 18M parameters."""
