@@ -44,12 +44,13 @@ def tiny() -> Recipe:
             task_cpus=0.5,
         ),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
-        align_projector=_tiny_alignment(train="projector", learning_rate=2e-3),
+        align_projector=_tiny_alignment(train="projector", steps=800, learning_rate=3e-3),
         align=_tiny_alignment(
-            # A language model that learns fast from short images forgets how to read far back.
-            learning_rate=1e-4,
+            steps=600,
+            # A language model that learns from short images forgets how to read far back.
+            learning_rate=2e-5,
             projector_learning_rate=1e-3,
-            vision_learning_rate=1e-4,
+            vision_learning_rate=3e-4,
         ),
     )
 
@@ -58,7 +59,6 @@ def _tiny_alignment(**settings: Any) -> AlignConfig:
     """Rows of one worker each: they are too short to be worth a ring."""
     return AlignConfig(
         **settings,
-        steps=500,
         sequences_per_step=4,
         warmup_steps=30,
         betas=(0.9, 0.95),

@@ -191,14 +191,14 @@ class Workshop:
                 encoding=contender.encoding,
             ),
         )
-        for images, config in (
-            ("captions", self._recipe.align_projector),
-            (contender.conversations, self._recipe.align),
+        for data, config in (
+            (("captions", contender.conversations), self._recipe.align_projector),
+            ((contender.conversations,), self._recipe.align),
         ):
-            shards = str(self._out / "shards" / f"{images}-{contender.encoding}")
-            samples = str(self._out / "images" / images / SAMPLES_FILE)
+            shards = str(self._out / "shards" / "-".join([*data, contender.encoding]))
+            samples = [str(self._out / "images" / each / SAMPLES_FILE) for each in data]
             prepare_images(
-                [samples], output=shards, checkpoint=str(model), config=self._recipe.images
+                samples, output=shards, checkpoint=str(model), config=self._recipe.images
             )
             run = f"{name}-{config.train}"
             self._train(VisionStage(config, base=str(model), shards=shards), config, run)
