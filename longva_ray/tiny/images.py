@@ -5,10 +5,9 @@
 `samples.json` has the form of LLaVA's data: a list of {"id", "image", "conversations"} with turns
 {"from": "human" | "gpt", "value"}. An image is a table of square cells, a scene in each; UniRes
 cuts it into just these cells, row by row, so that an image of n cells looks to the language model
-like a video of n frames. Captions say what all cells show (stage 1: the projector learns the
-words). Conversations ask about single things, some of which are not there (stage 2: the model
-learns to answer), and some are told their scenes in words. The pictures are JPEGs: the noise of
-lossy coding belongs to the task.
+like a video of n frames. Captions say what all cells show. Conversations ask about single things,
+some of which are not there, and some are told their scenes in words. The pictures are JPEGs: the
+noise of lossy coding belongs to the task.
 
 Shapes: G cells (grids), Y rows, X columns, C colour channels.
 """

@@ -16,15 +16,15 @@ from longva_ray.tiny.images import ImageSet
 
 LONGEST_IMAGE = 16
 CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
-"""Stage 1: what all cells of an image show."""
+"""What all cells of an image show: for stage 1."""
 CONVERSATIONS = ImageSet(
     count=12000,
     grids=(1, 2, 3, 4, 6, 8, 9, 12, 15, LONGEST_IMAGE),
     in_words=0.3,
 )
-"""Stage 2: questions about single cells."""
+"""Questions about single cells: for both stages."""
 SMALL_CONVERSATIONS = dataclasses.replace(CONVERSATIONS, grids=CAPTIONS.grids)
-"""Stage 2 with AnyRes, which would shrink the cells of larger images until nobody can read them."""
+"""Those of AnyRes, which would shrink the cells of larger images until nobody can read them."""
 
 FRAMES = (16, 32, 64, 128, 192, 240, 360)
 """Haystacks: as long as an image of alignment, up to what the context has room for, and beyond."""
