@@ -11,13 +11,12 @@ or lost. Exit status 0 only when it is finished."""
 import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import ray
 
 from longva_ray.config import AlignConfig
-from longva_ray.options import absolute, parse, run_job
+from longva_ray.options import absolute, model_place, parse, run_job
 from longva_ray.train.launch import train
 from longva_ray.train.vision_stage import VisionStage
 
@@ -46,7 +45,7 @@ class Options:
 def main() -> int:
     options = parse(Options)
     storage, shards = absolute(options.storage), absolute(options.shards)
-    base = absolute(options.model) if Path(options.model).exists() else options.model
+    base = model_place(options.model)
     config = options.align_projector if options.stage == "projector" else options.align
     stage = VisionStage(config, base=base, shards=shards)
     stage.check_inputs()

@@ -1,11 +1,12 @@
 """How fast text extension trains: tokens/s, MFU and seconds a step, as a table from one run.
 
     python jobs/bench_train.py                          two CPU workers of one thread each
-    python jobs/bench_train.py --model Qwen/Qwen2-7B-Instruct --tokens 32768 --workers 8 \\
-        --gpus-per-worker 1 --dtype bfloat16 --zero-stage 3
+    python jobs/bench_train.py --model HuggingFaceTB/SmolLM2-135M-Instruct --tokens 32768 \\
+        --workers 8 --gpus-per-worker 1 --dtype bfloat16 --zero-stage 1 --checkpoint-activations
 
 Every row trains the same architecture, from random weights, on the same sequences, and differs only
-in how workers share them: one worker alone, all of them as one ring, all of them apart."""
+in how workers share them: one worker alone, all of them as one ring, all of them apart. So one
+worker must have room for the model."""
 
 import json
 import logging
@@ -21,7 +22,7 @@ from rich.table import Table
 from transformers import LlamaConfig
 
 from longva_ray.config import TextDataConfig
-from longva_ray.options import absolute, parse, run_job
+from longva_ray.options import local_path, parse, run_job
 from longva_ray.tiny.text_stages import write_base
 from longva_ray.train.base_model import prepare_base
 from longva_ray.train.launch import train
@@ -53,11 +54,18 @@ class Options:
     steps: int = 5
     """Steps of each row; the first one is not counted."""
     workers: int = 2
-    """Also the number of sequences in a step."""
+    """At least 2; also the number of sequences in a step."""
     gpus_per_worker: float = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 0
     checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 2 or self.steps < 2:
+            raise ValueError(
+                f"nothing to compare with {self.workers} workers and {self.steps} steps; give at "
+                "least 2 of each"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +98,19 @@ def write_shards(options: Options, base: str, folder: Path) -> str:
     rows = options.steps * options.workers + 1
     text = phrase * (rows * options.tokens // phrase_tokens + 1)
     (folder / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
-    config = TextDataConfig(sequence_length=options.tokens, upsample_factor=1, task_cpus=0.5)
+    config = TextDataConfig(
+        sequence_length=options.tokens, upsample_factor=1, domain_field=None, task_cpus=0.5
+    )
     prepare_text(
         [str(folder / "text.jsonl")], output=str(folder / "shards"), checkpoint=base, config=config
     )
     return str(folder / "shards")
 
 
-def measure(options: Options, base: str, how: str, num_workers: int, ring_size: int) -> Row:
+def measure(
+    options: Options, base: str, folder: Path, *, how: str, num_workers: int, ring_size: int
+) -> Row:
     """Train a few steps and read what every step recorded."""
-    folder = Path(absolute(options.folder))
     config = ExtendConfig(
         steps=options.steps,
         sequences_per_step=options.workers,
@@ -114,6 +125,7 @@ def measure(options: Options, base: str, how: str, num_workers: int, ring_size: 
         ring_size=ring_size,
         gpus_per_worker=options.gpus_per_worker,
         checkpoint_every=options.steps,
+        max_failures=0,
         trackers=(),
     )
     name = f"workers-{num_workers}-ring-{ring_size}"
@@ -136,7 +148,7 @@ def measure(options: Options, base: str, how: str, num_workers: int, ring_size: 
 
 def main() -> int:
     options = parse(Options)
-    folder = Path(absolute(options.folder))
+    folder = local_path(options.folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     ray.init(ignore_reinit_error=True)
@@ -146,11 +158,13 @@ def main() -> int:
         else write_model(folder / "base")
     )
     write_shards(options, base, folder)
-    all_workers = options.workers
     rows = [
-        measure(options, base, "one worker", 1, 1),
-        measure(options, base, "one ring", all_workers, all_workers),
-        measure(options, base, "data-parallel", all_workers, 1),
+        measure(options, base, folder, how=how, num_workers=num_workers, ring_size=ring_size)
+        for how, num_workers, ring_size in (
+            ("one worker", 1, 1),
+            ("one ring", options.workers, options.workers),
+            ("data-parallel", options.workers, 1),
+        )
     ]
     title = (
         f"{options.steps - 1} steps of {options.workers} x {options.tokens} tokens, {options.dtype}"

@@ -8,13 +8,11 @@ if any video failed."""
 import json
 import logging
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import ray
 
 from longva_ray.config import EncodeConfig
-from longva_ray.options import absolute, find_videos, parse, run_job
-from longva_ray.recipes import checkpoint_of, get_recipe
+from longva_ray.options import absolute, find_checkpoint, find_videos, local_path, parse, run_job
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
 from longva_ray.shards.store import ShardStore
 
@@ -32,7 +30,7 @@ class Options:
     model: str | None = None
     """Checkpoint instead of the recipe's: a folder or a Hugging Face id."""
     report: str | None = None
-    """File for the full report as JSON."""
+    """Local file for the full report as JSON."""
     encode: EncodeConfig
 
 
@@ -40,13 +38,13 @@ def main() -> int:
     options = parse(Options)
     videos = find_videos(options.videos)
     store = ShardStore(absolute(options.store))
+    report_file = local_path(options.report) if options.report else None
     ray.init(ignore_reinit_error=True)
-    checkpoint = options.model or checkpoint_of(get_recipe(options.recipe))
+    checkpoint = find_checkpoint(options.model, options.recipe)
     report = encode_videos(videos, store=store, checkpoint=checkpoint, config=options.encode)
     show(report, store)
-    if options.report:
-        text = json.dumps(asdict(report), indent=2)
-        Path(absolute(options.report)).write_text(text + "\n")
+    if report_file:
+        report_file.write_text(json.dumps(asdict(report), indent=2) + "\n")
     return 1 if report.failed else 0
 
 

@@ -9,14 +9,13 @@ again where it stopped. Writes niah.json, niah.png and perplexity.png."""
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
 from longva_ray.config import NiahConfig
 from longva_ray.evaluate.models import named_subjects
 from longva_ray.evaluate.niah_sweep import describe_niah, run_niah
-from longva_ray.options import absolute, parse, run_job
+from longva_ray.options import local_path, parse, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class Options:
 
 def main() -> int:
     options = parse(Options)
-    out = Path(absolute(options.out))
+    out = local_path(options.out)
     subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)
     ray.init(ignore_reinit_error=True)
     report = run_niah(subjects, options.niah, out)

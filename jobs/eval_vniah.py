@@ -22,7 +22,7 @@ from longva_ray.evaluate.vniah_sweep import (
     make_haystack,
     run_vniah,
 )
-from longva_ray.options import absolute, find_videos, parse, run_job
+from longva_ray.options import absolute, find_videos, local_path, parse, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Options:
 
 def main() -> int:
     options = parse(Options)
-    out = Path(absolute(options.out))
+    out = local_path(options.out)
     if options.combine:
         out.mkdir(parents=True, exist_ok=True)
         reports = [json.loads(Path(path).read_text()) for path in options.combine]

@@ -15,8 +15,7 @@ import ray
 
 from longva_ray.config import ImageDataConfig
 from longva_ray.filesystem import resolve
-from longva_ray.options import absolute, parse, run_job
-from longva_ray.recipes import checkpoint_of, get_recipe
+from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.train.vision_pipeline import REPORT_NAME, prepare_images
 
 SHOWN = 5
@@ -42,7 +41,7 @@ def main() -> int:
     output = absolute(options.output)
     places = [absolute(place) for place in options.data]
     ray.init(ignore_reinit_error=True)
-    checkpoint = options.model or checkpoint_of(get_recipe(options.recipe))
+    checkpoint = find_checkpoint(options.model, options.recipe)
     prepare_images(places, output=output, checkpoint=checkpoint, config=options.images)
     filesystem, root = resolve(output)
     with filesystem.open_input_stream(f"{root}/{REPORT_NAME}") as file:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import ray
 
 from longva_ray.config import TextDataConfig
-from longva_ray.options import absolute, parse, run_job
-from longva_ray.recipes import checkpoint_of, get_recipe
+from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.train.text_pipeline import prepare_text
 from longva_ray.train.text_report import read_report
 
@@ -36,7 +35,7 @@ def main() -> int:
     texts = [absolute(place) for place in options.texts]
     output = absolute(options.output)
     ray.init(ignore_reinit_error=True)
-    checkpoint = options.text.tokenizer or checkpoint_of(get_recipe(options.recipe))
+    checkpoint = find_checkpoint(options.text.tokenizer, options.recipe)
     prepare_text(texts, output=output, checkpoint=checkpoint, config=options.text)
     print(read_report(output).to_text())
     print(f"token shards, report.json and report.png are in {output}")

@@ -8,11 +8,10 @@ the needle test in video. Goes on where it stopped."""
 import logging
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
-from longva_ray.options import absolute, parse, run_job
+from longva_ray.options import local_path, parse, run_job
 from longva_ray.recipes import get_recipe
 from longva_ray.tiny.workshop import Workshop
 
@@ -23,17 +22,17 @@ class Options:
 
     out: str = "outputs/reproduce"
     """Folder for data, shards, runs, models and results; what is there is not made again."""
-    recipe: str = "tiny"
     seed: int = 0
     """Of texts, images, tower and projector."""
 
 
 def main() -> int:
     options = parse(Options)
+    out = local_path(options.out)
     ray.init(ignore_reinit_error=True)
     started = time.perf_counter()
-    Workshop(Path(absolute(options.out)), get_recipe(options.recipe), options.seed).make_all()
-    print(f"{(time.perf_counter() - started) / 60:.0f} minutes; everything is in {options.out}")
+    Workshop(out, get_recipe("tiny"), options.seed).make_all()
+    print(f"{(time.perf_counter() - started) / 60:.0f} minutes; everything is in {out}")
     return 0
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
-from longva_ray.options import absolute, parse, run_job
+from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.recipes import get_recipe
 
 
@@ -64,7 +64,6 @@ def ask(arguments: list[str]) -> int:
     import ray
 
     from longva_ray.answer.engine import AnswerEngine, Question
-    from longva_ray.recipes import checkpoint_of
     from longva_ray.shards.pipeline import encode_videos
     from longva_ray.shards.store import ShardStore
 
@@ -72,7 +71,7 @@ def ask(arguments: list[str]) -> int:
     settings = GenerationSettings(
         max_new_tokens=options.max_new_tokens, temperature=options.temperature
     )
-    checkpoint = options.model or checkpoint_of(get_recipe(options.recipe))
+    checkpoint = find_checkpoint(options.model, options.recipe)
     store = ShardStore(absolute(options.store))
     _start_ray()
     report = encode_videos(

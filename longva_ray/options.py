@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tyro
 
 from longva_ray.filesystem import is_uri
-from longva_ray.recipes import get_recipe
+from longva_ray.recipes import checkpoint_of, get_recipe
 
 OptionsT = TypeVar("OptionsT")
 
@@ -94,6 +94,33 @@ def absolute(place: str) -> str:
             "copy; give an absolute path or a URI that every node can reach"
         )
     return str(path.absolute())
+
+
+def local_path(place: str) -> Path:
+    """Where a report goes: an absolute path of this machine.
+
+    Raises ValueError for a URI, or for a relative path in a submitted job.
+    """
+    if is_uri(place):
+        raise ValueError(
+            f"{place!r} is a URI, but reports and figures are written to a disk; give a path, and "
+            "copy the results from there"
+        )
+    return Path(absolute(place))
+
+
+def model_place(model: str) -> str:
+    """A checkpoint as every worker finds it: a folder that is here by its absolute path, anything
+    else, such as a Hugging Face id, as it is."""
+    return absolute(model) if Path(model).expanduser().exists() else model
+
+
+def find_checkpoint(model: str | None, recipe_name: str) -> str:
+    """The checkpoint that was asked for, or else the recipe's.
+
+    Raises ValueError when neither is there.
+    """
+    return model_place(model) if model else checkpoint_of(get_recipe(recipe_name))
 
 
 def run_job(main: Callable[[], int]) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from longva_ray.config import EncodeConfig, GenerationSettings, Recipe, from_dict, save_config
-from longva_ray.options import absolute, find_videos, parse, recipe_defaults
+from longva_ray.options import (
+    absolute,
+    find_checkpoint,
+    find_videos,
+    local_path,
+    parse,
+    recipe_defaults,
+)
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.serving.run import ServeOptions
 
@@ -82,3 +89,19 @@ def test_relative_paths_are_refused_in_a_submitted_job(
 def test_a_recipe_without_weights_says_so() -> None:
     with pytest.raises(ValueError, match="smollm2 has no LongVA weights; give --model"):
         checkpoint_of(get_recipe("smollm2"))
+
+
+def test_a_folder_of_weights_goes_to_workers_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("weights", "tiny") == str(tmp_path / "weights")
+    assert find_checkpoint("lmms-lab/LongVA-7B", "tiny") == "lmms-lab/LongVA-7B"
+    assert find_checkpoint(None, "longva_7b") == "lmms-lab/LongVA-7B"
+
+
+def test_reports_are_not_written_to_a_uri(tmp_path: Path) -> None:
+    assert local_path(str(tmp_path)) == tmp_path
+    with pytest.raises(ValueError, match="is a URI, but reports"):
+        local_path("s3://bucket/report")

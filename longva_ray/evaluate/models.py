@@ -29,7 +29,7 @@ from longva_ray.lm import released
 from longva_ray.lm.checkpoint import OUR_ARCHITECTURE, load_language_model, load_longva_config
 from longva_ray.lm.rope import assert_rope
 from longva_ray.lm.weights import resolve
-from longva_ray.options import absolute
+from longva_ray.options import model_place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ def named_subjects(
     return [
         Subject(
             name=name,
-            path=absolute(path) if Path(path).expanduser().exists() else path,
+            path=model_place(path),
             dtype=dtype,
             training_length=training_lengths[place] if training_lengths else None,
         )

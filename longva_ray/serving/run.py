@@ -11,8 +11,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from longva_ray.config import EncodeConfig, ServeConfig
-from longva_ray.options import absolute
-from longva_ray.recipes import checkpoint_of, get_recipe
+from longva_ray.options import absolute, find_checkpoint
 from longva_ray.serving.app import AppArgs, build_app
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ class ServeOptions:
         """What the application has to be told, with every path resolved."""
         return AppArgs(
             model_name=self.recipe,
-            checkpoint=self.model or checkpoint_of(get_recipe(self.recipe)),
+            checkpoint=find_checkpoint(self.model, self.recipe),
             store=absolute(self.store),
             allowed_roots=tuple(absolute(root) for root in self.allowed_roots),
             api_key=os.environ.get("LONGVA_API_KEY"),

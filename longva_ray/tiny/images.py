@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from longva_ray.filesystem import write_once
 from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import Frame, draw
@@ -126,7 +127,7 @@ def _write(
         scenes = _choose_scenes(choices.choice(images.grids), choices)
         name = f"{folder.name}-in-words-{number}"
         samples.append(_sample(name, describe(scenes), ask(scenes, choices)))
-    (folder / SAMPLES_FILE).write_text(json.dumps(samples) + "\n")
+    write_once(folder / SAMPLES_FILE, lambda path: path.write_text(json.dumps(samples) + "\n"))
 
 
 def _choose_scenes(count: int, rng: random.Random) -> list[Scene]:

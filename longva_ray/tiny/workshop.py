@@ -5,10 +5,10 @@
     tower/, images/ -> shards/ -> runs/*-{projector,all}            three aligned models (3.2)
     vniah/                                                          needles in video (Figure 4)
 
-The three models differ in one thing each: LongVA (AnyRes) in how it was shown images, the model of
-short context in its language model, which was not extended; the RoPE bases are tried on that one
-without training. What this does not do: choose how stages are trained (`text_stages`,
-`vision_stages`, and the recipe do).
+LongVA (AnyRes) differs from LongVA in how it was shown images, and for that reason in which (of few
+cells only); the model of short context in its language model alone, which was not extended. The
+RoPE bases are tried on that one without training. What this does not do: choose how stages are
+trained (`text_stages`, `vision_stages`, and the recipe do).
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ CONTENDERS = (
     ),
 )
 ROPE_BASES = (1e5, 1e6)
+IMAGES = (
+    (CAPTIONS, write_captions, "captions"),
+    (CONVERSATIONS, write_conversations, "conversations"),
+    (SMALL_CONVERSATIONS, write_conversations, "small-conversations"),
+)
 
 
 class Workshop:
@@ -117,7 +122,7 @@ class Workshop:
 
     def make_all(self) -> None:
         """Every stage in order. Raises ValueError for one that does not come to its end."""
-        self._out.mkdir(parents=True, exist_ok=True)
+        self._check_settings()
         for plan_number in range(len(TEXT_STAGES)):
             self._text_stage(plan_number)
         self._test_text()
@@ -125,6 +130,24 @@ class Workshop:
         self._tower()
         models = [self._align(contender) for contender in CONTENDERS]
         self._test_video(models)
+
+    def _check_settings(self) -> None:
+        """Keep what decides the data, or compare it with what the folder was begun with."""
+        settings = {
+            "seed": self._seed,
+            "corpora": [dataclasses.asdict(plan.corpus) for plan in TEXT_STAGES],
+            "images": [dataclasses.asdict(images) for images, _, _ in IMAGES],
+            "tower": tower_config().to_diff_dict(),
+            "tower_training": dataclasses.asdict(TowerTraining(seed=self._seed)),
+        }
+        text = json.dumps(settings, indent=2) + "\n"
+        file = self._out / "settings.json"
+        write_once(file, lambda path: path.write_text(text))
+        if file.read_text() != text:
+            raise ValueError(
+                f"{file} has other settings than these, so the data in {self._out} is other data; "
+                "give another folder, or delete this one"
+            )
 
     def _text_stage(self, number: int) -> None:
         plan, out = TEXT_STAGES[number], self._out
@@ -161,11 +184,7 @@ class Workshop:
         logger.info("needles in text:\n%s", describe_niah(report))
 
     def _images(self) -> None:
-        for images, write, name in (
-            (CAPTIONS, write_captions, "captions"),
-            (CONVERSATIONS, write_conversations, "conversations"),
-            (SMALL_CONVERSATIONS, write_conversations, "small-conversations"),
-        ):
+        for images, write, name in IMAGES:
             folder = self._out / "images" / name
             if not (folder / SAMPLES_FILE).exists():
                 write(images, seed=100 * self._seed + 50, folder=folder)

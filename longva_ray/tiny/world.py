@@ -83,6 +83,8 @@ MOST_CAPTIONED = 8
 """Scenes in the longest list that a conversation describes as a whole."""
 CAPTIONED = 0.5
 """Of the conversations about so few scenes, how many begin with their description."""
+ABSENT = 0.25
+"""Questions of a conversation about things that are not there, for one about a thing that is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,12 +155,10 @@ def ask_everything(scenes: Sequence[Scene]) -> Exchange:
     return Exchange("what is shown?", describe(scenes))
 
 
-def ask_several(
-    scenes: Sequence[Scene], rng: random.Random, *, most: int, absent: float = 0.25
-) -> list[Exchange]:
+def ask_several(scenes: Sequence[Scene], rng: random.Random, *, most: int) -> list[Exchange]:
     """A conversation of at most `most` questions, at least one; about few scenes it may begin with
     what they all are."""
-    found = exchanges(scenes, rng, absent=absent)
+    found = exchanges(scenes, rng, absent=ABSENT)
     if len(scenes) <= MOST_CAPTIONED and rng.random() < CAPTIONED:
         found.insert(0, ask_everything(scenes))
     return found[:most]

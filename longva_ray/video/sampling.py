@@ -108,7 +108,3 @@ class Sampling:
                 "wanted a positive rate, or use 'uniform:N'"
             )
         return np.arange(0, num_frames, max(1, round(average_fps / self.fps)), dtype=np.int64)
-
-
-DEFAULT_SAMPLING = Sampling(mode="rate", fps=1.0)
-"""The paper's rate (section 4: the haystack is sampled at 1 frame per second)."""

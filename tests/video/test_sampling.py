@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longva_ray.video.sampling import DEFAULT_SAMPLING, Sampling
+from longva_ray.video.sampling import Sampling
 
+ONE_A_SECOND = Sampling(mode="rate", fps=1.0)
 frame_counts = st.integers(1, 300_000)
 frame_rates = st.floats(0.5, 240, allow_nan=False)
 
@@ -17,7 +18,7 @@ frame_rates = st.floats(0.5, 240, allow_nan=False)
 @given(frame_counts, frame_rates)
 def test_one_frame_per_second_is_every_rounded_fps_th(num_frames: int, average_fps: float) -> None:
     expected = range(0, num_frames, max(1, round(average_fps)))
-    assert DEFAULT_SAMPLING.indices(num_frames, average_fps).tolist() == list(expected)
+    assert ONE_A_SECOND.indices(num_frames, average_fps).tolist() == list(expected)
 
 
 @settings(deadline=None)
@@ -85,6 +86,6 @@ def test_contradicting_fields_are_refused(arguments: dict[str, object]) -> None:
 
 def test_a_video_without_frames_or_rate_cannot_be_sampled() -> None:
     with pytest.raises(ValueError, match="0 frames"):
-        DEFAULT_SAMPLING.indices(0, 25.0)
+        ONE_A_SECOND.indices(0, 25.0)
     with pytest.raises(ValueError, match=r"0\.0 frames per second"):
-        DEFAULT_SAMPLING.indices(10, 0.0)
+        ONE_A_SECOND.indices(10, 0.0)
