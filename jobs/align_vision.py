@@ -1,9 +1,10 @@
 """Teach a language model to see: one of the two stages of vision alignment.
 
     ray job submit --working-dir . -- python jobs/align_vision.py --stage projector \\
-        --model /data/longva-base --shards /data/captions --storage /data/runs --name align-1
+        --recipe longva_7b --model /data/longva-base --shards /data/captions --storage /data/runs --name align-1
     ray job submit --working-dir . -- python jobs/align_vision.py --stage all \\
-        --model /data/runs/align-1/final --shards /data/vision --storage /data/runs --name align-2
+        --recipe longva_7b --model /data/runs/align-1/final --shards /data/vision \\
+        --storage /data/runs --name align-2
 
 Stage 1 trains the projector, stage 2 everything. The same --name continues a run that was stopped
 or lost. Exit status 0 only when it is finished."""

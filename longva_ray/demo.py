@@ -105,6 +105,8 @@ def run_demo(
     console.print(f"\nEverything lies in {folder.absolute()}:", soft_wrap=True)
     for item in sorted(folder.iterdir()):
         console.print(f"  {item.name}")
+    again = f'longva ask {video} "{asked[0].question}" --recipe {recipe.name} --store {store.root}'
+    console.print(f"\nAsk it yourself:\n  {again}", soft_wrap=True, markup=False)
 
 
 def _hide(video: Path, needles: Path, seed: int, console: Console) -> list[Exchange]:
