@@ -1,7 +1,8 @@
 """Teach a language model to see: one of the two stages of vision alignment.
 
     ray job submit --working-dir . -- python jobs/align_vision.py --stage projector \\
-        --recipe longva_7b --model /data/longva-base --shards /data/captions --storage /data/runs --name align-1
+        --recipe longva_7b --model /data/longva-base --shards /data/captions \\
+        --storage /data/runs --name align-1
     ray job submit --working-dir . -- python jobs/align_vision.py --stage all \\
         --recipe longva_7b --model /data/runs/align-1/final --shards /data/vision \\
         --storage /data/runs --name align-2
