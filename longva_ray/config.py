@@ -255,7 +255,7 @@ class NiahConfig(SweepConfig):
     The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
     perplexity_windows: int = 4
     """Windows of the longest length over which perplexity by position is averaged; 0 leaves the
-    plot out."""
+    plot out. Essays shorter than that are repeated, which a model notices: give longer ones."""
 
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
