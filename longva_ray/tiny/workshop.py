@@ -200,16 +200,14 @@ class Workshop:
         """Both stages of alignment."""
         name = "".join(letter for letter in contender.name.lower() if letter.isalpha())
         model = self._out / "joined" / name
-        write_once(
-            model,
-            lambda path: assemble_longva(
+        if not model.exists():
+            assemble_longva(
                 self._model(contender.language_model),
                 self._out / "tower",
                 seed=self._seed,
-                path=path,
+                path=model,
                 encoding=contender.encoding,
-            ),
-        )
+            )
         for data, config in (
             (("captions", contender.conversations), self._recipe.align_projector),
             ((contender.conversations,), self._recipe.align),
@@ -240,7 +238,8 @@ class Workshop:
         out = self._out / "vniah" / f"seed-{seed}"
         video, needles = out / "haystack.mp4", out / "needles"
         write_once(needles, lambda path: write_needles(path, count=NEEDLES, seed=1000 + seed))
-        write_once(video, lambda path: write_haystack(path, seconds=max(FRAMES), seed=2000 + seed))
+        if not video.exists():
+            write_haystack(video, seconds=max(FRAMES), seed=2000 + seed)
         return run_vniah(
             subjects,
             [str(video)],
