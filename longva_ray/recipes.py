@@ -3,6 +3,7 @@
 A recipe is what a job starts from; single settings are then overridden on the command line. Every
 checkpoint is an ordinary folder or name on the hub; no code path is special to small models."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,19 @@ from longva_ray.config import (
 def tiny() -> Recipe:
     """longva-tiny: a model that this package carries and `jobs/reproduce.py` makes. 0.4M parameters
     and a tower of 0.3M, 56-pixel frames, 4 tokens a frame, a world of coloured things."""
-    from longva_ray.tiny.text_stages import TEXT_STAGES, niah_config
+    from longva_ray.tiny.text_stages import TEXT_STAGES, TWO_CPU_WORKERS, niah_config
     from longva_ray.tiny.vision_stages import vniah_config
 
     extend = TEXT_STAGES[-1]
+    alignment: dict[str, Any] = {
+        **TWO_CPU_WORKERS,
+        "ring_size": 1,  # a row for each: rows are too short to be worth a ring
+        "sequences_per_step": 4,
+        "warmup_steps": 30,
+        "betas": (0.9, 0.95),
+        "grids_per_forward": 512,
+        "checkpoint_every": 100,
+    }
     return Recipe(
         name="tiny",
         description="longva-tiny, made for a small world of coloured things; runs on two CPU cores",
@@ -35,44 +45,17 @@ def tiny() -> Recipe:
         vniah=vniah_config(),
         extend=extend.training,
         # For texts of anybody's; the documents of the tiny world say which characters are labels.
-        text=TextDataConfig(
-            sequence_length=extend.sequence_length,
-            upsample_factor=1,
-            domain_field="domain",
-            parse_special_tokens=True,
-            part_tokens=2**20,
-            task_cpus=0.5,
-        ),
+        text=dataclasses.replace(extend.text, keep_whole=False, labels_field=None),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
-        align_projector=_tiny_alignment(train="projector", steps=800, learning_rate=3e-3),
-        align=_tiny_alignment(
+        align_projector=AlignConfig(**alignment, train="projector", steps=800, learning_rate=3e-3),
+        align=AlignConfig(
+            **alignment,
             steps=600,
             # A language model that learns from short images forgets how to read far back.
             learning_rate=2e-5,
             projector_learning_rate=1e-3,
             vision_learning_rate=3e-4,
         ),
-    )
-
-
-def _tiny_alignment(**settings: Any) -> AlignConfig:
-    """Rows of one worker each: they are too short to be worth a ring."""
-    return AlignConfig(
-        **settings,
-        sequences_per_step=4,
-        warmup_steps=30,
-        betas=(0.9, 0.95),
-        grids_per_forward=512,
-        dtype="float32",
-        # As in the extension, there is nothing to divide.
-        zero_stage=0,
-        offload=False,
-        checkpoint_activations=False,
-        offload_activations=False,
-        num_workers=2,
-        ring_size=1,
-        gpus_per_worker=0,
-        checkpoint_every=100,
     )
 
 

@@ -38,6 +38,7 @@ BOLDNESS = (0, 2, 4)
 DIM = 0.26
 """Brightest background, as a fraction of full brightness: below the darkest thing (purple)."""
 
+_DRAWN_SIDE = 112  # of a picture before it is made smaller
 _MASTER = 256  # side of a stored silhouette
 _SMOOTH = 4  # it is drawn this many times larger
 _REACH = 0.86  # from the middle of its square to its edge a thing reaches this far
@@ -56,6 +57,12 @@ def draw(scene: Scene, size: int, rng: np.random.Generator) -> Frame:
     thing_YXC = _thing_colour(scene.colour, size, rng)
     frame_YXC = background_YXC + cover_YX1 * (thing_YXC - background_YXC)
     return frame_YXC.clip(0, 255).astype(np.uint8)
+
+
+def draw_small(scene: Scene, size: int, rng: np.random.Generator) -> Frame:
+    """A picture drawn large and then made smaller, as the frames of a video reach the model."""
+    large = Image.fromarray(draw(scene, max(size, _DRAWN_SIDE), rng))
+    return np.asarray(large.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _cover(thing: str, size: int, rng: np.random.Generator) -> Field:

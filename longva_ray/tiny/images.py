@@ -28,7 +28,7 @@ from PIL import Image
 from longva_ray.filesystem import write_once
 from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
-from longva_ray.tiny.drawing import Frame, draw
+from longva_ray.tiny.drawing import Frame, draw_small
 from longva_ray.tiny.text import needles_among_shapes
 from longva_ray.tiny.world import (
     Exchange,
@@ -44,8 +44,6 @@ JPEG_QUALITY = 92
 MOST_EXCHANGES = 3
 """Questions about an image. Few: they are part of the context that alignment shows, and longer
 conversations stretch a language model that was not extended."""
-DRAWN_SIDE = 112
-"""Cells are drawn this large and then made smaller, as the frames of a video are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,15 +90,10 @@ def draw_table(
     """
     if not scenes or len(scenes) % columns:
         raise ValueError(f"{len(scenes)} scenes do not fill rows of {columns} cells")
-    cells_GYXC = np.stack([_draw_cell(scene, cell, rng) for scene in scenes])
+    cells_GYXC = np.stack([draw_small(scene, cell, rng) for scene in scenes])
     rows = len(scenes) // columns
     table = cells_GYXC.reshape(rows, columns, cell, cell, 3).swapaxes(1, 2)
     return np.ascontiguousarray(table).reshape(rows * cell, columns * cell, 3)
-
-
-def _draw_cell(scene: Scene, cell: int, rng: np.random.Generator) -> Frame:
-    large = Image.fromarray(draw(scene, max(DRAWN_SIDE, cell), rng))
-    return np.asarray(large.resize((cell, cell), Image.Resampling.BICUBIC))
 
 
 def _write(

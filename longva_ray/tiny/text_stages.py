@@ -13,7 +13,10 @@ Pre-training uses the same loop and job as the extension (`train.text_stage`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from longva_ray.config import NiahConfig, TextDataConfig
 from longva_ray.tiny.text import Corpus
@@ -23,6 +26,21 @@ from longva_ray.train.settings import ExtendConfig
 PRETRAINED_TOKENS = 160
 EXTENDED_TOKENS = 1024
 PRETRAINED_BASE, EXTENDED_BASE = 1e4, 1e6  # of the rotary embedding
+
+TWO_CPU_WORKERS: Mapping[str, Any] = MappingProxyType(
+    {
+        "num_workers": 2,
+        "gpus_per_worker": 0,
+        "dtype": "float32",
+        # DeepSpeed has nothing to divide at this size.
+        "zero_stage": 0,
+        "offload": False,
+        "checkpoint_activations": False,
+        "offload_activations": False,
+        "weight_decay": 0.0,
+    }
+)
+"""Settings of every stage, those of alignment too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,23 +68,6 @@ class TextStagePlan:
         )
 
 
-def _training(**settings: object) -> ExtendConfig:
-    common: dict[str, object] = {
-        "dtype": "float32",
-        # DeepSpeed has nothing to divide at this size.
-        "zero_stage": 0,
-        "offload": False,
-        "checkpoint_activations": False,
-        "offload_activations": False,
-        "weight_decay": 0.0,
-        "num_workers": 2,
-        "gpus_per_worker": 0,
-        "checkpoint_every": 200,
-        "max_tokens": 65_536,
-    }
-    return ExtendConfig(**{**common, **settings})  # type: ignore[arg-type]
-
-
 TEXT_STAGES = (
     TextStagePlan(
         name="look_back",
@@ -78,7 +79,8 @@ TEXT_STAGES = (
             shares=(("recitals", 0.7), ("figures", 0.3)),
         ),
         sequence_length=512,
-        training=_training(
+        training=ExtendConfig(
+            **TWO_CPU_WORKERS,
             steps=600,
             sequences_per_step=8,
             rows_per_batch=4,
@@ -86,6 +88,7 @@ TEXT_STAGES = (
             learning_rate=2e-3,
             warmup_steps=50,
             rope_theta=PRETRAINED_BASE,
+            max_tokens=512,
             from_scratch=True,
         ),
     ),
@@ -104,7 +107,8 @@ TEXT_STAGES = (
             ),
         ),
         sequence_length=512,
-        training=_training(
+        training=ExtendConfig(
+            **TWO_CPU_WORKERS,
             steps=800,
             sequences_per_step=8,
             rows_per_batch=4,
@@ -113,6 +117,7 @@ TEXT_STAGES = (
             schedule="cosine",
             warmup_steps=50,
             rope_theta=PRETRAINED_BASE,
+            max_tokens=512,
         ),
     ),
     TextStagePlan(
@@ -130,7 +135,8 @@ TEXT_STAGES = (
             ),
         ),
         sequence_length=EXTENDED_TOKENS,
-        training=_training(
+        training=ExtendConfig(
+            **TWO_CPU_WORKERS,
             steps=200,
             sequences_per_step=12,
             rows_per_batch=12,
@@ -139,6 +145,7 @@ TEXT_STAGES = (
             schedule="cosine",
             warmup_steps=10,
             rope_theta=EXTENDED_BASE,
+            max_tokens=EXTENDED_TOKENS,
         ),
     ),
 )
@@ -186,7 +193,7 @@ def write_base(folder: Path) -> None:
         num_attention_heads=4,
         num_key_value_heads=4,
         attention_bias=True,
-        max_position_embeddings=65_536,
+        max_position_embeddings=PRETRAINED_TOKENS,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": PRETRAINED_BASE},
         bos_token_id=None,

@@ -22,14 +22,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig
@@ -37,14 +35,13 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from longva_ray.lm.weights import save_folder
 from longva_ray.progress import Progress
-from longva_ray.tiny.drawing import draw
+from longva_ray.tiny.drawing import draw_small
 from longva_ray.tiny.world import COLOURS, THINGS, Scene
 from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.frame_encoder import grid_and_patch_side
 
 FEATURE_LAYER = -2  # of hidden_states, as in the paper's model
 PLACES_SIDE = 2  # visual tokens along a side of a frame, after pooling
-DRAWN_SIDE = 112  # frames are drawn this large and then made smaller, as those of a video are
 
 
 def tower_config() -> CLIPVisionConfig:
@@ -125,8 +122,7 @@ def draw_pictures(count: int, *, size: int, seed: int) -> Pictures:
     with Progress("drawing frames", unit="frames", total=count) as progress:
         for row in range(count):
             scene = Scene(names[colour_G[row]], THINGS[thing_G[row]])
-            large = Image.fromarray(draw(scene, max(size, DRAWN_SIDE), rng))
-            frames_GYXC[row] = np.asarray(large.resize((size, size), Image.Resampling.BICUBIC))
+            frames_GYXC[row] = draw_small(scene, size, rng)
             progress.advance(1)
     return Pictures(
         frames_GYXC=frames_GYXC,
@@ -194,7 +190,8 @@ def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> N
         ),
     )
     with Progress("pretraining the tower", unit="steps", total=training.steps) as progress:
-        for step, row_G in enumerate(_batches(len(pictures), training)):
+        for step in range(training.steps):
+            row_G = torch.randint(len(pictures), (training.batch,))
             pixels_GCYX = change(_pixels(pictures.frames_GYXC[row_G.numpy()]))
             loss = _naming_loss(
                 model(pixels_GCYX), pictures.colour_G[row_G], pictures.thing_G[row_G]
@@ -205,11 +202,6 @@ def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> N
             optimizer.step()
             schedule.step()
             progress.reach(step + 1, f"loss {loss.item():.3f}")
-
-
-def _batches(count: int, training: TowerTraining) -> Iterator[Tensor]:
-    for _ in range(training.steps):
-        yield torch.randint(count, (training.batch,))
 
 
 def _naming_loss(

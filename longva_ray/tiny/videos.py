@@ -37,7 +37,6 @@ from longva_ray.video.synthetic import write_video
 
 FRAME_SIDE = 224
 """Pixels: pleasant to look at, and four times what the tiny model sees."""
-SCENES_PER_SECOND = 1
 NEEDLES_FILE = "needles.json"
 
 
@@ -50,7 +49,7 @@ def plan_haystack(seconds: int, seed: int) -> list[Scene]:
     if seconds < 1:
         raise ValueError(f"a haystack of {seconds} seconds; wanted at least 1")
     rng = random.Random(seed)
-    return [random_scene(rng, ("shape",)) for _ in range(seconds * SCENES_PER_SECOND)]
+    return [random_scene(rng, ("shape",)) for _ in range(seconds)]
 
 
 def write_haystack(
@@ -74,7 +73,7 @@ def write_haystack(
     ]
     rng = np.random.default_rng(seed)
     frames = (draw(scene, size, rng) for scene in scenes)
-    write_video(path, frames, fps=SCENES_PER_SECOND)
+    write_video(path, frames, fps=1)
     return scenes
 
 
