@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.logging import RichHandler
 from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
 from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.recipes import get_recipe
+from longva_ray.video.fitting import Fitting
+from longva_ray.vision.encoding import Encoding
+from longva_ray.vision.unires import GridRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,37 @@ class Ask:
     temperature: float = 0.0
     encode: EncodeConfig
     serve: ServeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read every shard of a store and compare it with the digest that was written with it."""
+
+    store: Annotated[str, tyro.conf.Positional]
+    """Folder or URI of the shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """Give a language model a vision tower: both join by a fresh projector, which alignment then
+    trains (section 3.2)."""
+
+    language_model: Annotated[str, tyro.conf.Positional]
+    """A Qwen2- or Llama-shaped checkpoint: a folder or a Hugging Face id."""
+    tower: Annotated[str, tyro.conf.Positional]
+    """A CLIP checkpoint."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The new folder."""
+    encoding: Encoding = "unires"
+    """How images become grids; anyres is the paper's ablation."""
+    grid_rule: GridRule = "paper"
+    """Which numbers of grids UniRes allows: the paper's, or those of the released code."""
+    frame_fitting: Fitting = "letterbox"
+    """How a frame fits the square of the tower."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Number format of the saved weights."""
+    seed: int = 0
+    """Of the projector."""
 
 
 def demo(arguments: list[str]) -> int:
@@ -108,6 +142,47 @@ def serve(arguments: list[str]) -> int:
     return 0
 
 
+def verify(arguments: list[str]) -> int:
+    from longva_ray.progress import Progress
+    from longva_ray.shards.schema import ShardError
+    from longva_ray.shards.store import EncodedVideo, ShardStore
+
+    store = ShardStore(absolute(parse(Verify, arguments).store))
+    records = store.records()
+    if not records:
+        raise ValueError(f"no encoded videos in {store.root}")
+    bad = []
+    with Progress("verifying", unit="videos", total=len(records)) as progress:
+        for record in records:
+            try:
+                EncodedVideo(store, record).verify()
+            except ShardError as error:
+                bad.append(str(error))
+            progress.advance(1)
+    print("\n".join([*bad, f"{len(records) - len(bad)} of {len(records)} videos are as written"]))
+    return 1 if bad else 0
+
+
+def join(arguments: list[str]) -> int:
+    import torch
+
+    from longva_ray.lm.checkpoint import assemble_longva
+
+    options = parse(Join, arguments)
+    assemble_longva(
+        options.language_model,
+        options.tower,
+        seed=options.seed,
+        path=options.out,
+        dtype=getattr(torch, options.dtype),
+        grid_rule=options.grid_rule,
+        frame_fitting=options.frame_fitting,
+        encoding=options.encoding,
+    )
+    print(f"wrote {options.out}; its projector knows nothing yet, see jobs/align_vision.py")
+    return 0
+
+
 def plan(arguments: list[str]) -> int:
     from longva_ray.train.plan_report import PlanOptions, make_plan, print_plan
 
@@ -133,6 +208,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo,
     "ask": ask,
     "serve": serve,
+    "verify": verify,
+    "join": join,
     "plan": plan,
 }
 
@@ -141,6 +218,8 @@ USAGE = """usage: longva COMMAND [OPTIONS]
   demo [VIDEO]           encode a video into shards and ask about it over HTTP
   ask VIDEO "QUESTION"   answer a question about a video
   serve                  serve chat and scoring by HTTP
+  verify STORE           compare a store of shards with its digests
+  join LM TOWER OUT      a language model and a vision tower as one checkpoint, to be aligned
   plan                   memory of a training step, and the longest sequence that fits
 
 longva COMMAND --help lists the options of a command. Clusters: see jobs/ and docs/cluster.md.

@@ -40,7 +40,14 @@ from longva_ray.tiny.text_stages import (
     niah_config,
     write_base,
 )
-from longva_ray.tiny.tower import TowerTraining, pretrain_tower, save_tower, tower_config
+from longva_ray.tiny.tower import (
+    TowerTraining,
+    accuracy,
+    draw_pictures,
+    pretrain_tower,
+    save_tower,
+    tower_config,
+)
 from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
 from longva_ray.tiny.vision_stages import (
     CAPTIONS,
@@ -191,8 +198,11 @@ class Workshop:
 
     def _tower(self) -> None:
         def make(path: Path) -> None:
-            tower = pretrain_tower(tower_config(), TowerTraining(seed=self._seed))
-            save_tower(tower, tower_config(), path)
+            config = tower_config()
+            tower = pretrain_tower(config, TowerTraining(seed=self._seed))
+            unseen = draw_pictures(2000, size=config.image_size, seed=100 * self._seed + 60)
+            logger.info("the tower names of 2000 new frames: %s", accuracy(tower, unseen))
+            save_tower(tower, config, path)
 
         write_once(self._out / "tower", make)
 
