@@ -254,8 +254,8 @@ class NiahConfig(SweepConfig):
     """RoPE bases to try on the first model without any training; the best by score is reported.
     The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
     perplexity_windows: int = 4
-    """Windows of the longest length over which perplexity by position is averaged; 0 leaves the
-    plot out. Essays shorter than that are repeated, which a model notices: give longer ones."""
+    """Windows over which perplexity by position is averaged, of the longest length or of all the
+    essays where they are shorter; 0 leaves the plot out."""
 
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)

@@ -114,10 +114,17 @@ class NiahPrompts:
             depth=place / size,
         )
 
-    def window(self, start: int, num_tokens: int) -> list[int]:
-        """A stretch of the essays without needles, for perplexity."""
+    def window(self, number: int) -> list[int]:
+        """A stretch of the essays without needles, for perplexity: as long as the longest prompt,
+        or as the essays are. What follows would be the same text again, which any model with a
+        memory knows.
+
+        Stretches begin at places spread over the essays, so that they are different text.
+        """
         ids = self._haystack.token_ids
-        return [ids[(start + offset) % len(ids)] for offset in range(num_tokens)]
+        length = min(max(self._config.lengths) + 1, len(ids) // self._haystack.repeats)
+        start = number * (length - 1) // self._config.perplexity_windows
+        return [ids[(start + offset) % len(ids)] for offset in range(length)]
 
     def _insert(self, size: int, pieces: list[tuple[int, list[int]]]) -> list[int]:
         story: list[int] = []
@@ -180,9 +187,5 @@ class NiahWorker:
         }
 
     def _read(self, window: Window) -> Outcome:
-        length = max(self._config.lengths)
-        # Windows start at places spread over the essays, so that they are different text.
-        start = window.number * length // self._config.perplexity_windows
-        ids = self._prompts.window(start, length + 1)
-        edges, means = nll_by_position(self._examiner, ids)
+        edges, means = nll_by_position(self._examiner, self._prompts.window(window.number))
         return {"window": window.number, "edges": edges, "nll": means}

@@ -87,7 +87,8 @@ def describe_niah(report: dict[str, Any]) -> str:
             for row in model["average_by_length"]
         ]
         if model["perplexity"]:
-            lines.append(f"  loss on plain essays: {model['perplexity']['loss']:.4f} nats a token")
+            loss, tokens = model["perplexity"]["loss"], model["perplexity"]["tokens"]
+            lines.append(f"  loss on plain essays of {tokens} tokens: {loss:.4f} nats a token")
     for model in report["training_free"]:
         score = model["average"]["exact"]["score"]
         lines.append(f"training-free, base {model['rope_base']:g}: {score:.3f}")
@@ -185,7 +186,7 @@ def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _perplexity(windows: Sequence[Outcome]) -> dict[str, Any] | None:
-    """Of plain essays, by position; `loss` is the mean over all positions, in nats a token."""
+    """Of plain essays, by position; `loss` is the mean over all `tokens` positions, in nats."""
     if not windows:
         return None
     stretches = list(itertools.pairwise(windows[0]["edges"]))
@@ -193,6 +194,7 @@ def _perplexity(windows: Sequence[Outcome]) -> dict[str, Any] | None:
     whole = sum((stop - start) * mean for (start, stop), mean in zip(stretches, means, strict=True))
     return {
         "loss": whole / stretches[-1][1],
+        "tokens": stretches[-1][1],
         "position": [(start + stop) / 2 for start, stop in stretches],
         "perplexity": [math.exp(mean) for mean in means],
     }

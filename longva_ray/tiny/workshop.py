@@ -65,6 +65,7 @@ from longva_ray.train.text_stage import TextStage
 from longva_ray.train.vision_pipeline import prepare_images
 from longva_ray.train.vision_stage import VisionStage
 from longva_ray.vision.encoding import Encoding
+from longva_ray.vision.frame_encoder import grid_and_patch_side
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +201,8 @@ class Workshop:
         def make(path: Path) -> None:
             config = tower_config()
             tower = pretrain_tower(config, TowerTraining(seed=self._seed))
-            unseen = draw_pictures(2000, size=config.image_size, seed=100 * self._seed + 60)
+            size, _ = grid_and_patch_side(config)
+            unseen = draw_pictures(2000, size=size, seed=100 * self._seed + 60)
             logger.info("the tower names of 2000 new frames: %s", accuracy(tower, unseen))
             save_tower(tower, config, path)
 

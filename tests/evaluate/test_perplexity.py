@@ -9,7 +9,7 @@ from longva_ray.answer.score import token_nll
 from longva_ray.config import NiahConfig
 from longva_ray.evaluate.haystack import read_essays
 from longva_ray.evaluate.models import Subject, load_subject
-from longva_ray.evaluate.niah import NiahWorker, plan_windows
+from longva_ray.evaluate.niah import NiahPrompts, NiahWorker, plan_windows
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 49, 50, 100])
@@ -40,3 +40,14 @@ def test_windows_are_averaged_in_stretches(random_lm: str, small_grid: NiahConfi
     sizes = torch.tensor(first["edges"]).diff()
     mean = float((torch.tensor(first["nll"]) * sizes).sum() / 420)
     assert mean == pytest.approx(float(nll_T.mean()), abs=1e-4)
+
+
+def test_a_window_ends_where_short_essays_would_repeat(
+    random_lm: str, small_grid: NiahConfig
+) -> None:
+    config = dataclasses.replace(small_grid, perplexity_windows=2)
+    essay = "".join(map(chr, range(48, 123)))  # 75 characters, none of them twice
+    _, tokenizer = load_subject(Subject(name="m", path=random_lm, dtype="float32"))
+    prompts = NiahPrompts(config, essay, tokenizer)
+    windows = [tokenizer.decode(prompts.window(number)) for number in (0, 1)]
+    assert windows == [essay, essay[37:] + essay[:37]]
