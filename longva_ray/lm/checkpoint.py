@@ -236,6 +236,8 @@ def assemble_longva(
         encoding=encoding,
         max_grids=MAX_GRIDS[encoding],
     )
+    for part in (config.vision, config.text):
+        part.name_or_path = ""  # where the parts lay means nothing to whom the whole is given
     tensors = read_tensors(text_folder, lambda stored: _LANGUAGE + stored, dtype)
     tensors |= clip_tensors(clip_folder, config, dtype)
     with torch.random.fork_rng(devices=[]):

@@ -110,6 +110,7 @@ def publish(folder: Path, filesystem: pyarrow.fs.FileSystem, target: str) -> Non
         return
     fresh = Path(f"{target}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(folder, fresh)
+    # Not with their modes: safetensors writes files that only their owner can read.
+    shutil.copytree(folder, fresh, copy_function=shutil.copyfile)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)

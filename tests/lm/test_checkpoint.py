@@ -266,6 +266,7 @@ def test_assembling_a_backbone_and_a_tower(
         )
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert weights[0] == weights[1]
+    assert str(tmp_path) not in (tmp_path / "a" / "config.json").read_text()
 
     model, processor = load_longva(tmp_path / "a", dtype=FP32)
     assert (processor.grid_rule, model.generation_config.max_new_tokens) == ("released", 99)

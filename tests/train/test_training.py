@@ -96,6 +96,8 @@ def test_the_result_is_an_ordinary_checkpoint(world: Path, undisturbed: dict[int
     start = AutoModelForCausalLM.from_pretrained(world / "base")
     assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
     assert undisturbed[8] < undisturbed[1]
+    modes = {file.stat().st_mode for file in final.iterdir() if file.is_file()}
+    assert len(modes) == 1, "some files can be read by fewer people than others"
 
 
 def test_only_the_last_checkpoints_stay(world: Path, undisturbed: dict[int, float]) -> None:
