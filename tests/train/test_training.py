@@ -17,7 +17,7 @@ import ray.cloudpickle
 import torch
 import training_world
 from safetensors.torch import load_file
-from training_world import HangingStage, SlowStage, settings, write_base, write_shards
+from training_world import HangingStage, SlowStage, TiledStage, settings, write_base, write_shards
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longva_ray.config import ExtendConfig
@@ -84,6 +84,16 @@ def test_the_mesh_does_not_change_the_losses(
     assert found.keys() == undisturbed.keys()
     for step, loss in undisturbed.items():
         assert found[step] == pytest.approx(loss, abs=1e-5)
+
+
+def test_saving_memory_does_not_change_the_losses(
+    world: Path, undisturbed: dict[int, float]
+) -> None:
+    """Tiled MLPs, checkpoints of activations on the host, weights divided by ZeRO-3."""
+    config = offloaded(checkpoint_activations=True, offload_activations=True)
+    outcome = run(world, "tiled", config, TiledStage)
+    assert outcome.status == "finished", outcome.message
+    assert losses(world, "tiled") == pytest.approx(undisturbed, abs=1e-5)
 
 
 def test_the_result_is_an_ordinary_checkpoint(world: Path, undisturbed: dict[int, float]) -> None:

@@ -13,6 +13,8 @@ from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.config import ExtendConfig
+from longva_ray.lm.tiled_mlp import tile_mlps
+from longva_ray.ring.mesh import RingMesh
 from longva_ray.train.launch import train
 from longva_ray.train.stage import MicroBatch
 from longva_ray.train.text_stage import TextStage
@@ -118,6 +120,15 @@ class SlowStage(TextStage):
     def micro_batches(self, step: int) -> list[MicroBatch]:
         time.sleep(0.5)
         return super().micro_batches(step)
+
+
+class TiledStage(TextStage):
+    """MLPs in tiles of five tokens, which the settings' own sizes would leave whole."""
+
+    def build(self, mesh: RingMesh, device: torch.device) -> torch.nn.Module:
+        module = super().build(mesh, device)
+        tile_mlps(self.model(), tile_tokens=5, min_tokens=1)
+        return module
 
 
 class HangingStage(TextStage):
