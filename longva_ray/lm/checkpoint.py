@@ -223,6 +223,8 @@ def assemble_longva(
     Raises:
         ValueError: `path` exists, a source is not what it should be, or lacks weights.
     """
+    if Path(path).exists():
+        raise ValueError(f"{path} exists already; remove it or choose another folder")
     text_folder, clip_folder = resolve(text_backbone), resolve(clip)
     tokenizer = AutoTokenizer.from_pretrained(text_folder)
     image_token_id, video_token_id = add_placeholders(tokenizer)
@@ -297,6 +299,8 @@ def _open(
 ) -> _Checkpoint:
     register()
     folder = resolve(path)
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} has no config.json; the result of a run is in its folder final")
     raw = json.loads((folder / "config.json").read_text())
     architectures = raw.get("architectures") or []
     if OUR_ARCHITECTURE in architectures:
@@ -307,8 +311,7 @@ def _open(
     else:
         raise ValueError(
             f"{folder} holds {architectures or 'no architectures'}, want {OUR_ARCHITECTURE} or "
-            f"{released.ARCHITECTURE}; a text backbone and a CLIP tower are joined by "
-            "assemble_longva"
+            f"{released.ARCHITECTURE}; a text backbone and a CLIP tower are joined by `longva join`"
         )
     if rope_theta is not None:
         text_config = checkpoint.config.text

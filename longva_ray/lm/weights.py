@@ -2,8 +2,9 @@
 
     folder + (stored name -> our name | None) -> {our name: tensor}
 
-Only tensors with a name are read, and only files that hold one of them are opened. Reads
-safetensors alone: pickled weights run code.
+Only tensors with a name are read, and only files that hold one of them are opened. Where a
+checkpoint has no safetensors, as OpenAI's CLIP has none, its `pytorch_model.bin` is read by torch's
+unpickler for weights, which runs no code.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 Rename = Callable[[str], str]
 Select = Callable[[str], str | None]
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILES = ("model.safetensors", "pytorch_model.bin")  # or those with an index beside them
 
 
 def resolve(path: str | Path) -> Path:
@@ -38,11 +39,14 @@ def resolve(path: str | Path) -> Path:
         return folder
     try:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-        return Path(snapshot_download(str(path), allow_patterns=patterns))
+        folder = Path(snapshot_download(str(path), allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(str(path), allow_patterns=["pytorch_model*"])
+        return folder
     except (OSError, HFValidationError, HfHubHTTPError) as error:
         raise ValueError(
             f"checkpoint {str(path)!r} is no folder here and could not be had from the hub either "
-            f"({type(error).__name__}); give the path of a folder with a config.json"
+            f"({type(error).__name__}: {error}); give the path of a folder with a config.json"
         ) from error
 
 
@@ -52,17 +56,17 @@ def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, 
     A copy, not a view of the mapped file: the file may be replaced while the model lives.
 
     Raises:
-        ValueError: the folder has no safetensors weights.
+        ValueError: the folder has no weights.
     """
     tensors = {}
     for file, stored_names in _stored_names(folder).items():
         chosen = {stored: select(stored) for stored in stored_names}
         if not any(chosen.values()):
             continue
-        with safe_open(folder / file, framework="pt") as handle:
+        with _open_weights(folder / file) as (_, read):
             for stored, name in chosen.items():
                 if name is not None:
-                    tensors[name] = handle.get_tensor(stored).to(dtype, copy=True)
+                    tensors[name] = read(stored).to(dtype, copy=True)
     return tensors
 
 
@@ -90,13 +94,26 @@ def save_folder(path: Path) -> Iterator[Path]:
 
 def _stored_names(folder: Path) -> dict[str, list[str]]:
     """Names of the tensors in each weight file."""
-    index = folder / _INDEX
-    if index.exists():
-        files: dict[str, list[str]] = {}
-        for name, file in json.loads(index.read_text())["weight_map"].items():
-            files.setdefault(file, []).append(name)
-        return files
-    if not (folder / _SINGLE).exists():
-        raise ValueError(f"{folder} has no {_SINGLE} and no {_INDEX}")
-    with safe_open(folder / _SINGLE, framework="pt") as handle:
-        return {_SINGLE: list(handle.keys())}
+    for single in _FILES:
+        index = folder / f"{single}.index.json"
+        if index.exists():
+            file_of = json.loads(index.read_text())["weight_map"]
+            return {
+                file: [name for name, other in file_of.items() if other == file]
+                for file in set(file_of.values())
+            }
+        if (folder / single).exists():
+            with _open_weights(folder / single) as (names, _):
+                return {single: names}
+    raise ValueError(f"{folder} has no {' and no '.join(_FILES)}, nor the index of one")
+
+
+@contextmanager
+def _open_weights(file: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
+    """Names of the tensors in a file, and how to read one."""
+    if file.suffix == ".bin":
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        yield list(tensors), tensors.__getitem__
+    else:
+        with safe_open(file, framework="pt") as handle:
+            yield list(handle.keys()), handle.get_tensor

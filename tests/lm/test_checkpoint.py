@@ -239,10 +239,13 @@ def clip_checkpoint(kind: str, config: CLIPVisionConfig, path: Path) -> CLIPVisi
     )  # fmt: skip
     clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=config.to_dict()))
     clip.save_pretrained(path)
+    if kind == "pickled":  # as openai/clip-vit-large-patch14-336 is
+        torch.save(clip.state_dict(), path / "pytorch_model.bin")
+        (path / "model.safetensors").unlink()
     return clip.vision_model
 
 
-@pytest.mark.parametrize("kind", ["vision", "whole"])
+@pytest.mark.parametrize("kind", ["vision", "whole", "pickled"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_assembling_a_backbone_and_a_tower(
     make_config: MakeConfig,
