@@ -19,6 +19,7 @@ import ray
 
 from longva_ray.config import AlignConfig
 from longva_ray.options import absolute, model_place, parse, run_job
+from longva_ray.recipes import get_recipe
 from longva_ray.train.launch import train
 from longva_ray.train.vision_stage import VisionStage
 
@@ -48,7 +49,13 @@ def main() -> int:
     options = parse(Options)
     storage, shards = absolute(options.storage), absolute(options.shards)
     base = model_place(options.model)
-    config = options.align_projector if options.stage == "projector" else options.align
+    chosen, other = "align_projector", "align"
+    if options.stage == "all":
+        chosen, other = other, chosen
+    if getattr(options, other) != getattr(get_recipe(options.recipe), other):
+        flags = [f"--{name.replace('_', '-')}.*" for name in (other, chosen)]
+        raise ValueError(f"{flags[0]} is not for --stage {options.stage}; use {flags[1]}")
+    config: AlignConfig = getattr(options, chosen)
     stage = VisionStage(config, base=base, shards=shards)
     stage.check_inputs()
     ray.init(ignore_reinit_error=True)
@@ -59,7 +66,10 @@ def main() -> int:
         print(f"finished after {outcome.step} steps; the model is in {where}/final")
         return 0
     print(f"{outcome.status} after step {outcome.step}. {outcome.message}")
-    print(f"the same --name continues from the last checkpoint in {where}")
+    if outcome.status == "diverged":
+        print("the same settings would diverge again; change some, under another --name")
+    else:
+        print(f"the same --name continues from the last checkpoint in {where}")
     return 1
 
 

@@ -52,7 +52,10 @@ def main() -> int:
         print(f"finished after {outcome.step} steps; the model is in {where}/final")
         return 0
     print(f"{outcome.status} after step {outcome.step}. {outcome.message}")
-    print(f"the same --name continues from the last checkpoint in {where}")
+    if outcome.status == "diverged":
+        print("the same settings would diverge again; change some, under another --name")
+    else:
+        print(f"the same --name continues from the last checkpoint in {where}")
     return 1
 
 

@@ -7,9 +7,9 @@
 Reads LLaVA's JSON and JSON lines, and YAML mixtures of them. Runs again where it stopped. Samples
 that cannot be used are counted, and named with their reason in report.json beside the shards."""
 
+import dataclasses
 import json
 import logging
-from dataclasses import dataclass
 
 import ray
 
@@ -21,7 +21,7 @@ from longva_ray.train.vision_pipeline import REPORT_NAME, prepare_images
 SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Turn images and conversations into vision shards for the alignment."""
 
@@ -42,7 +42,10 @@ def main() -> int:
     places = [absolute(place) for place in options.data]
     ray.init(ignore_reinit_error=True)
     checkpoint = find_checkpoint(options.model, options.recipe)
-    prepare_images(places, output=output, checkpoint=checkpoint, config=options.images)
+    images = options.images
+    if images.image_folder is not None:
+        images = dataclasses.replace(images, image_folder=absolute(images.image_folder))
+    prepare_images(places, output=output, checkpoint=checkpoint, config=images)
     filesystem, root = resolve(output)
     with filesystem.open_input_stream(f"{root}/{REPORT_NAME}") as file:
         report = json.loads(file.read())

@@ -8,6 +8,7 @@ setting of the recipe chosen by `--recipe`."""
 import argparse
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ import tyro
 
 from longva_ray.filesystem import is_uri
 from longva_ray.recipes import checkpoint_of, get_recipe
+
+logger = logging.getLogger(__name__)
 
 OptionsT = TypeVar("OptionsT")
 
@@ -128,7 +131,8 @@ def run_job(main: Callable[[], int]) -> None:
     status."""
     try:
         status = main()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
+        logger.debug("the error came from", exc_info=True)
         raise SystemExit(f"error: {error}") from error
     raise SystemExit(status)
 

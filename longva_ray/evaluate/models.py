@@ -52,7 +52,10 @@ def named_subjects(
 ) -> list[Subject]:
     """Subjects from a command line: `name=path` each, and their training lengths or none at all.
 
-    Raises ValueError for other words, a name given twice, or another number of lengths."""
+    Raises ValueError for no words or other ones, a name given twice, or another number of lengths.
+    """
+    if not models:
+        raise ValueError("no model to test; give --models name=path")
     if training_lengths and len(training_lengths) != len(models):
         raise ValueError(
             f"{len(training_lengths)} training lengths for {len(models)} models; give one for "

@@ -69,8 +69,6 @@ def run_vniah(
     run into the same folder stopped. Raises ValueError for a model, a video, needles or a grid that
     cannot be used.
     """
-    if not subjects:
-        raise ValueError("no model to test; name at least one")
     for subject in subjects:
         if not is_longva(subject.path):
             raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see a needle")

@@ -119,15 +119,16 @@ def expand_placeholders(
 
 
 def check_prompt_length(num_tokens: int, max_prompt_tokens: int | None) -> None:
-    """Refuse a prompt beyond the checkpoint's limit (the released code cuts its end off).
+    """Refuse a prompt beyond the limit, the checkpoint's or the caller's own (the released code
+    cuts its end off).
 
     Raises:
         ValueError: with both lengths and how to lift the limit.
     """
     if max_prompt_tokens is not None and num_tokens > max_prompt_tokens:
         raise ValueError(
-            f"prompt of {num_tokens} tokens exceeds tokenizer_model_max_length={max_prompt_tokens} "
-            "of this checkpoint; pass max_prompt_tokens=... to lift it, or give fewer frames"
+            f"prompt of {num_tokens} tokens exceeds the limit of {max_prompt_tokens}; give fewer "
+            "frames, or raise max_prompt_tokens"
         )
 
 

@@ -93,3 +93,8 @@ def check_same_run(progress: Progress, identity: dict[str, Any], config: TrainCo
             f"the checkpoint of step {progress.step} belongs to another run: {'; '.join(changed)}; "
             "give this run another name, or the settings of the old one"
         )
+    if progress.step > config.steps:
+        raise ValueError(
+            f"the checkpoint of step {progress.step} is beyond the {config.steps} steps asked for; "
+            "ask for more steps, or give this run another name"
+        )

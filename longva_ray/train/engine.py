@@ -15,6 +15,8 @@ What it does not do: loss scaling (float16), other optimizers.
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +83,19 @@ def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
         group["lr"] = learning_rate * group["lr_factor"]
 
 
+@contextmanager
+def own_settings(optimizer: Any) -> Iterator[None]:
+    """While states are loaded: rates, betas and decay stay what this run was started with, and do
+    not become those of the checkpoint."""
+    own = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    yield
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+
+
 @dataclasses.dataclass
 class TorchEngine:
     """Plain torch: weights and states on every rank, one all-reduce of all gradients a step."""
@@ -134,7 +149,8 @@ class TorchEngine:
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        with own_settings(self._optimizer):
+            self._optimizer.load_state_dict(state["optimizer"])
 
     def whole_weights(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
         if dist.is_initialized() and dist.get_rank() != 0:

@@ -210,7 +210,7 @@ def _read_file(place: str, image_folder: str | None) -> Iterator[RawSample]:
     text = _read_text(place)
     try:
         if place.endswith(".jsonl"):
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
     except json.JSONDecodeError as error:

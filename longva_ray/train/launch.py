@@ -16,6 +16,7 @@ the run ends.
 """
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,10 +38,13 @@ from longva_ray.train.loop import Outcome
 from longva_ray.train.session import Monitor
 from longva_ray.train.settings import TrainConfig
 from longva_ray.train.stage import Stage
+from longva_ray.train.trackers import METRICS
 from longva_ray.train.watch import Watch
 from longva_ray.train.worker import work
 
 logger = logging.getLogger(__name__)
+
+_ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Timeout)\b")
 
 
 def train(
@@ -138,15 +142,16 @@ def explain(error: TrainingFailedError) -> str:
     if not isinstance(error, WorkerGroupError):
         return str(error)
     lines = [
-        f"rank {rank}: {_last_line(failure)}"
-        for rank, failure in sorted(error.worker_failures.items())
+        f"rank {rank}: {_cause(failure)}" for rank, failure in sorted(error.worker_failures.items())
     ]
     return "\n".join(["the workers failed; ranks that are not listed said nothing:", *lines])
 
 
-def _last_line(failure: Exception) -> str:
-    lines = [line for line in str(failure).splitlines() if line.strip()]
-    return f"{type(failure).__name__}: {lines[-1].strip() if lines else ''}"
+def _cause(failure: Exception) -> str:
+    """The line of a worker's traceback that names the error; Ray gives only the text of one."""
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    return (named or lines or [type(failure).__name__])[-1]
 
 
 def _fit(trainer: TorchTrainer) -> Outcome:
@@ -219,6 +224,10 @@ def _tracker_folder(
         yield Path(target)
         return
     with tempfile.TemporaryDirectory(prefix="longva-run-") as folder:
+        earlier = f"{target}/{METRICS}"  # which a run that goes on continues
+        if filesystem.get_file_info(earlier).type == pyarrow.fs.FileType.File:
+            with filesystem.open_input_stream(earlier) as stream:
+                (Path(folder) / METRICS).write_bytes(stream.read())
         try:
             yield Path(folder)
         finally:

@@ -197,7 +197,7 @@ def _states(setup: Setup) -> list[Term]:
         place(
             "gradients",
             "b P, / GPUs from ZeRO-2; 4 bytes on the host",
-            (4 if offload else b) * share(2),
+            (4 if offload and stage >= 2 else b) * share(2),
             away=offload and stage >= 2,
         ),
         place(

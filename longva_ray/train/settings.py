@@ -40,7 +40,8 @@ class TrainConfig:
     offload_activations: bool = True
     """Keep those layer inputs in host memory."""
     tile_mlps: bool = False
-    """Run MLPs over tiles of tokens: less memory, a little slower; for the longest sequences."""
+    """Run MLPs over tiles of tokens: less memory, a little slower. For the longest sequences:
+    only a worker's share of at least 65,536 tokens is cut."""
     num_workers: int = 8
     ring_size: int = 8
     """Workers that share one sequence; divides `num_workers`."""
@@ -187,6 +188,12 @@ class AlignConfig(TrainConfig):
         if self.vision_learning_rate < 0:
             raise ValueError(
                 f"vision_learning_rate must not be negative, got {self.vision_learning_rate}"
+            )
+        if self.tile_mlps and self.zero_stage == 3 and self.data_size > 1:
+            raise ValueError(
+                "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
+                "differ in length and their workers would wait for each other; got "
+                f"{self.data_size} rings"
             )
         if self.grids_per_forward < 1:
             raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")

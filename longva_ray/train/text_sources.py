@@ -248,7 +248,8 @@ def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
 def _read_parquet(
     filesystem: pyarrow.fs.FileSystem, file: SourceFile, config: TextDataConfig
 ) -> Iterator[_Located]:
-    columns = [name for name in (config.text_field, config.domain_field) if name is not None]
+    fields = (config.text_field, config.domain_field, config.labels_field)
+    columns = [name for name in fields if name is not None]
     first_row = 0
     try:
         table = pyarrow.parquet.ParquetFile(
@@ -256,6 +257,17 @@ def _read_parquet(
         )
     except (pa.ArrowException, OSError) as error:
         yield file.path, BadRecord(f"{file.path}: no readable Parquet file ({error})")
+        return
+    have = table.schema_arrow.names
+    missing = [name for name in columns if not {name, name.partition(".")[0]} & set(have)]
+    if missing:
+        yield (
+            file.path,
+            BadRecord(
+                f"{file.path}: no column {', '.join(missing)}; the file has {', '.join(have)}; "
+                "text.text_field, text.domain_field and text.labels_field name others"
+            ),
+        )
         return
     with table:
         for group in range(table.num_row_groups):

@@ -36,6 +36,7 @@ from longva_ray.train.order import rows_of_step
 from longva_ray.train.settings import ExtendConfig
 from longva_ray.train.speed import training_flops
 from longva_ray.train.stage import DTYPES, MicroBatch
+from longva_ray.train.text_tokenise import load_tokenizer
 from longva_ray.train.token_shards import TokenSequence, TokenShards
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class TextStage:
                 f"rows of {self._shards.place} hold {data.sequence_length} tokens but max_tokens "
                 f"is {self._config.max_tokens}; raise it, or prepare shorter rows"
             )
-        self._shards.check_tokenizer(AutoTokenizer.from_pretrained(self._base))
+        self._shards.check_tokenizer(load_tokenizer(self._base))
         vocabulary = AutoConfig.from_pretrained(self._base).vocab_size
         if data.largest_id >= vocabulary:
             raise ValueError(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from longva_ray.train.engine import adamw, set_learning_rate
+from longva_ray.train.engine import adamw, own_settings, set_learning_rate
 from longva_ray.train.settings import TrainConfig
 
 TAG = "shards"
@@ -88,7 +88,8 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        with own_settings(self._engine.optimizer):
+            path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
         if path is None:
             raise ValueError(f"{folder} holds no checkpoint of these workers")
 

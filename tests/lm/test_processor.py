@@ -114,5 +114,5 @@ def test_user_errors_give_both_counts(
     with pytest.raises(ValueError, match="got none"):
         processor(images=picture(9, 9))
     processor.max_prompt_tokens = 4
-    with pytest.raises(ValueError, match="prompt of 5 tokens exceeds tokenizer_model_max_length=4"):
+    with pytest.raises(ValueError, match="prompt of 5 tokens exceeds the limit of 4;"):
         processor(text="<image>", images=picture(28 * 5, 28))

@@ -184,3 +184,11 @@ def test_files_that_cannot_be_used(folder: Path) -> None:
     refused("how.yaml", "datasets: [{json_path: ten.json, sampling_strategy: some}]", "'some'")
     with pytest.raises(ValueError, match="cannot read"):
         read_samples([str(folder / "missing.json")], image_folder=None, seed=0)
+
+
+def test_json_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    """JSON strings may hold U+2028, at which Python ends lines too."""
+    entry = {"id": "a", "conversations": conversation("Hi\u2028there", "Yes\u0085.")}
+    (tmp_path / "a.jsonl").write_text(2 * (json.dumps(entry, ensure_ascii=False) + "\n"))
+    samples = list(read_samples([str(tmp_path / "a.jsonl")], image_folder=None, seed=0))
+    assert [sample.content for sample in samples] == [entry, entry]

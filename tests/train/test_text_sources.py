@@ -222,3 +222,13 @@ def test_a_changed_input_changes_the_fingerprint(tmp_path: Path) -> None:
     assert source_fingerprint(find_files([str(path)])) == before
     path.write_bytes(JSONL + JSONL)
     assert source_fingerprint(find_files([str(path)])) != before
+
+
+def test_labels_and_missing_columns_of_parquet(tmp_path: Path) -> None:
+    rows = [{"text": "abcdef", "labels": [[0, 2], [4, 6]]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    config = TextDataConfig(domain_field=None, labels_field="labels")
+    (document,) = read(tmp_path / "a.parquet", config)
+    assert document.labels == ((0, 2), (4, 6))
+    (bad,) = read(tmp_path / "a.parquet", replace(config, text_field="body"))
+    assert "no column body; the file has text, labels" in bad.message
