@@ -65,7 +65,8 @@ def plan_trials(config: NiahConfig) -> list[Trial]:
 
 def plan_windows(config: NiahConfig) -> list[Window]:
     """Stretches of plain essays whose perplexity is measured."""
-    return [Window(number=number) for number in range(config.perplexity_windows)]
+    count = config.perplexity_windows
+    return [Window(number=number, count=count) for number in range(count)]
 
 
 class NiahPrompts:
@@ -114,16 +115,17 @@ class NiahPrompts:
             depth=place / size,
         )
 
-    def window(self, number: int) -> list[int]:
+    def window(self, window: Window) -> list[int]:
         """A stretch of the essays without needles, for perplexity: as long as the longest prompt,
         or as the essays are. What follows would be the same text again, which any model with a
         memory knows.
 
-        Stretches begin at places spread over the essays, so that they are different text.
+        Stretches begin at places spread over all essays, so that they are different text.
         """
         ids = self._haystack.token_ids
-        length = min(max(self._config.lengths) + 1, len(ids) // self._haystack.repeats)
-        start = number * (length - 1) // self._config.perplexity_windows
+        distinct = len(ids) // self._haystack.repeats
+        length = min(max(self._config.lengths) + 1, distinct)
+        start = window.number * distinct // window.count
         return [ids[(start + offset) % len(ids)] for offset in range(length)]
 
     def _insert(self, size: int, pieces: list[tuple[int, list[int]]]) -> list[int]:
@@ -187,5 +189,5 @@ class NiahWorker:
         }
 
     def _read(self, window: Window) -> Outcome:
-        edges, means = nll_by_position(self._examiner, self._prompts.window(window.number))
+        edges, means = nll_by_position(self._examiner, self._prompts.window(window))
         return {"window": window.number, "edges": edges, "nll": means}

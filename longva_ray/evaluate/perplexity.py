@@ -17,14 +17,15 @@ STRETCHES = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """One stretch of plain text."""
+    """One of so many stretches of plain text."""
 
     number: int
+    count: int
 
     @property
     def key(self) -> str:
-        """Name in the ledger."""
-        return f"window-{self.number}"
+        """Name in the ledger; where a window begins depends on how many there are."""
+        return f"window-{self.number}-of-{self.count}"
 
 
 def nll_by_position(examiner: Examiner, token_ids: list[int]) -> tuple[list[int], list[float]]:

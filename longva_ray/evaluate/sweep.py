@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Lanes that may be lost on one group before the sweep gives up."""
+PATIENCE_S = 60.0
+"""How long to wait for anything to happen before saying so."""
 LOSS_GRACE_S = 5.0
 """How long to wait for the news that the peer of a failed rank is dead."""
 RING_TIMEOUT = timedelta(minutes=30)
@@ -115,25 +117,36 @@ def _work(
 ) -> None:
     waiting = [(group, ATTEMPTS) for group in reversed(groups)]
     busy: dict[_Lane, tuple[Sequence[Any], int]] = {}
-    idle = list(lanes)
+    idle: list[_Lane] = []
+    for lane in lanes:
+        lane.open()
     while waiting or busy:
         while waiting and idle:
             lane, (group, attempts) = idle.pop(0), waiting.pop()
             lane.start(group)
             busy[lane] = group, attempts
-        # Every rank is watched: one that fails would leave the others waiting for it.
-        owner = {reference: lane for lane in busy for reference in lane.running}
-        (done,), _ = ray.wait(list(owner), num_returns=1)
-        lane = owner[done]
-        group, attempts = busy[lane]
+        # Every rank is watched: one that fails would leave the others waiting for it. Lanes that
+        # the cluster has no room for yet are among them, and hold no group.
+        owner = {reference: lane for lane in lanes for reference in lane.running}
+        finished, _ = ray.wait(list(owner), num_returns=1, timeout=PATIENCE_S)
+        if not finished:
+            if not busy:
+                logger.warning("no worker is up yet: the cluster has no room, or models load")
+            continue
+        lane = owner[finished[0]]
         try:
-            outcomes = lane.finish(done)
+            outcomes = lane.finish(finished[0])
         except RayActorError as error:
+            group, attempts = busy.pop(lane, ([], lane.attempts))
             if attempts == 1:
                 raise
             logger.warning("a worker was lost (%s); starting it again", type(error).__name__)
+            if group:
+                waiting.append((group, attempts - 1))
+            else:
+                lane.attempts -= 1
             lane.close()
-            waiting.append((group, attempts - 1))
+            lane.open()
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(str(error.cause)) from error
@@ -141,10 +154,10 @@ def _work(
         else:
             if lane.running:
                 continue
-            ledger.record(outcomes)
-            progress.advance(len(outcomes))
-        del busy[lane]
-        idle.append(lane)
+            if busy.pop(lane, None):
+                ledger.record(outcomes)
+                progress.advance(len(outcomes))
+            idle.append(lane)
 
 
 class _Lane:
@@ -157,18 +170,19 @@ class _Lane:
         self._place: PlacementGroup | None = None
         self._members: list[Any] = []
         self.running: list[Any] = []
-        """References of the ranks that are still at work on a group."""
+        """References of the ranks that are still loading, or at work on a group."""
+        self.attempts = ATTEMPTS
+        """Losses while loading that are left, and one."""
         self._outcomes: dict[str, Outcome] = {}
 
     def start(self, group: Sequence[Any]) -> None:
         """Give a group of trials to every rank."""
-        if not self._members:
-            self._open()
         self.running = [member.run.remote(list(group)) for member in self._members]
 
     def finish(self, reference: Any) -> dict[str, Outcome]:
-        """Take the result of one rank; all have the same. Raises what Ray raises for it; a rank
-        that fails because another one died counts as lost too."""
+        """Take the result of one rank: the outcomes of a group, which all ranks have, or nothing
+        after loading. Raises what Ray raises for it; a rank that fails because another one died
+        counts as lost too."""
         try:
             self._outcomes = ray.get(reference)
         except RayTaskError:
@@ -189,7 +203,8 @@ class _Lane:
             remove_placement_group(self._place)
             self._place = None
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Ask for the processes and let them load; the lane is up when none of them is running."""
         config = self._config
         bundle = {"CPU": config.worker_cpus, "GPU": config.worker_gpus}
         bundle = {kind: amount for kind, amount in bundle.items() if amount}
@@ -209,9 +224,10 @@ class _Lane:
         address = None
         if config.ring_size > 1:
             address = self._members[0].free_address.remote()
-        for rank, member in enumerate(self._members):
-            # Actors do their calls in order, so the first group waits for this.
+        self.running = [
             member.load.remote(self._make_worker, self._arguments, address, rank, config.ring_size)
+            for rank, member in enumerate(self._members)
+        ]
 
 
 class _Member:
@@ -219,7 +235,6 @@ class _Member:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
-        self._failure: Exception | None = None
 
     def free_address(self) -> str:
         """Where rank 0 will listen."""
@@ -235,28 +250,25 @@ class _Member:
         address: str | None,
         rank: int,
         ring_size: int,
-    ) -> None:
+    ) -> dict[str, Outcome]:
+        """Make the worker; no outcomes yet."""
         if not torch.cuda.is_available():
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
             torch.set_num_threads(max(1, int(cpus)))
-        try:
-            group = None
-            if address is not None:
-                backend = "nccl" if torch.cuda.is_available() else "gloo"
-                dist.init_process_group(
-                    backend,
-                    init_method=address,
-                    rank=rank,
-                    world_size=ring_size,
-                    timeout=RING_TIMEOUT,
-                )
-                group = dist.group.WORLD
-            self._worker = make_worker(**arguments, group=group)
-        except Exception as error:  # told by `run`, whose result somebody waits for
-            self._failure = error
+        group = None
+        if address is not None:
+            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(
+                backend,
+                init_method=address,
+                rank=rank,
+                world_size=ring_size,
+                timeout=RING_TIMEOUT,
+            )
+            group = dist.group.WORLD
+        self._worker = make_worker(**arguments, group=group)
+        return {}
 
     def run(self, trials: Sequence[Any]) -> dict[str, Outcome]:
-        if self._failure is not None:
-            raise self._failure
         assert self._worker is not None
         return dict(self._worker(trials))

@@ -28,8 +28,8 @@ def test_windows_are_averaged_in_stretches(random_lm: str, small_grid: NiahConfi
     essays = read_essays(None)
     worker = NiahWorker(Subject(name="m", path=random_lm, dtype="float32"), config, essays)
     outcomes = worker(plan_windows(config))
-    assert sorted(outcomes) == ["window-0", "window-1"]
-    first, second = outcomes["window-0"], outcomes["window-1"]
+    assert sorted(outcomes) == ["window-0-of-2", "window-1-of-2"]
+    first, second = outcomes["window-0-of-2"], outcomes["window-1-of-2"]
     assert first["edges"][0] == 0
     assert first["edges"][-1] == 420
     assert len(first["nll"]) == len(first["edges"]) - 1 == 32
@@ -49,5 +49,5 @@ def test_a_window_ends_where_short_essays_would_repeat(
     essay = "".join(map(chr, range(48, 123)))  # 75 characters, none of them twice
     _, tokenizer = load_subject(Subject(name="m", path=random_lm, dtype="float32"))
     prompts = NiahPrompts(config, essay, tokenizer)
-    windows = [tokenizer.decode(prompts.window(number)) for number in (0, 1)]
+    windows = [tokenizer.decode(prompts.window(window)) for window in plan_windows(config)]
     assert windows == [essay, essay[37:] + essay[:37]]

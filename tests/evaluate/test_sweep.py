@@ -48,7 +48,7 @@ def test_a_ring_of_two_processes_decides_as_one_does(
     assert len(outcomes[1]) == 2 * 2 * 3 + 1
     for key, one in outcomes[1].items():
         two = outcomes[2][key]
-        if key == "window-0":
+        if key == "window-0-of-1":
             assert two["nll"] == pytest.approx(one["nll"], abs=1e-4)
             continue
         assert (two["exact"], two["predicted"]) == (one["exact"], one["predicted"])
@@ -112,6 +112,10 @@ class Flaky:
         return {str(number): {"double": 2 * number} for number in numbers}
 
 
+class Idle:
+    """Takes resources and does nothing."""
+
+
 @pytest.fixture(scope="module")
 def flaky() -> type[Flaky]:
     """By value: the worker processes cannot import a test module."""
@@ -135,6 +139,23 @@ def test_a_killed_worker_is_replaced(
     )
     assert (tmp_path / "died").exists()
     assert {key: ledger[key]["double"] for key in "12345"} == {str(n): 2 * n for n in range(1, 6)}
+
+
+def test_a_worker_without_room_holds_no_trials(
+    ray_cluster: str, flaky: type[Flaky], tmp_path: Path
+) -> None:
+    """Something else uses the cluster, so that only one of two workers can come up."""
+    ledger = Ledger(tmp_path, "f")
+    config = dataclasses.replace(CONFIG, max_workers=2)
+    other = ray.remote(Idle).options(
+        num_cpus=ray.available_resources()["CPU"] - 1.5 * config.worker_cpus
+    )
+    actor = other.remote()
+    ray.get(actor.__ray_ready__.remote())
+    arguments = {"folder": str(tmp_path), "fatal": 99}
+    sweep("flaky", [[1], [2], [3]], str, flaky, arguments, config=config, ledger=ledger)
+    assert all(number in ledger for number in "123")
+    ray.kill(actor)
 
 
 def test_a_users_mistake_in_a_worker_is_told_as_such(
