@@ -193,7 +193,7 @@ def reading(frames: int, folder: Path, console: Console) -> None:
         store.write_part(VIDEO_ID, spec, part, rows, rows.astype(float), tokens_FQD)
     store.commit(VIDEO_ID, spec, source="bench", num_frames=frames, duration_s=float(frames))
     started = time.perf_counter()
-    video: EncodedVideo = ShardStore(root).open(VIDEO_ID, fingerprint="bench")
+    video: EncodedVideo = ShardStore(root).open(VIDEO_ID, spec)
     first_FQD = next(video.parts())
     assert float(first_FQD[0, 0, 0]) == 0.0
     to_first = time.perf_counter() - started

@@ -114,11 +114,7 @@ def ask(arguments: list[str]) -> int:
     ray.shutdown()
     if report.failed:
         raise ValueError(f"cannot encode {options.video}: {report.failed[0].error}")
-    video = store.open(
-        report.videos[0].video_id,
-        fingerprint=report.spec.encoder_fingerprint,
-        sampling=report.spec.sampling,
-    )
+    video = store.open(report.videos[0].video_id, report.spec)
     engine = AnswerEngine(
         checkpoint,
         dtype=options.serve.dtype,
@@ -143,24 +139,18 @@ def serve(arguments: list[str]) -> int:
 
 
 def verify(arguments: list[str]) -> int:
-    from longva_ray.progress import Progress
-    from longva_ray.shards.schema import ShardError
-    from longva_ray.shards.store import EncodedVideo, ShardStore
+    from longva_ray.shards.store import ShardStore
 
     store = ShardStore(absolute(parse(Verify, arguments).store))
-    records = store.records()
-    if not records:
+    found = []
+    for error in store.verify():
+        found.append(error)
+        if error is not None:
+            print(error, flush=True)
+    if not found:
         raise ValueError(f"no encoded videos in {store.root}")
-    bad = []
-    with Progress("verifying", unit="videos", total=len(records)) as progress:
-        for record in records:
-            try:
-                EncodedVideo(store, record).verify()
-            except ShardError as error:
-                bad.append(str(error))
-            progress.advance(1)
-    print("\n".join([*bad, f"{len(records) - len(bad)} of {len(records)} videos are as written"]))
-    return 1 if bad else 0
+    print(f"{found.count(None)} of {len(found)} videos are as written")
+    return 1 if any(found) else 0
 
 
 def join(arguments: list[str]) -> int:

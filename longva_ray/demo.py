@@ -80,7 +80,7 @@ def run_demo(
     if report.failed:
         raise ValueError(f"cannot encode {video}: {report.failed[0].error}")
     video_id = report.videos[0].video_id
-    encoded = store.open(video_id, fingerprint=report.spec.encoder_fingerprint)
+    encoded = store.open(video_id, report.spec)
     _contact_sheet(video, encoded, folder / "frames.png")
     console.print("[bold]3. Serve[/]  Ray Serve: an OpenAI-shaped API that reads the shards")
     config = dataclasses.replace(recipe.serve, port=_free_port(), log_level="WARNING")

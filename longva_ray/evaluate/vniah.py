@@ -26,6 +26,7 @@ from longva_ray.evaluate.ledger import Outcome
 from longva_ray.evaluate.models import Subject
 from longva_ray.lm.prompt import build_prompt, placeholder_ids
 from longva_ray.lm.splice import embed_prompt
+from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 
 
@@ -57,22 +58,18 @@ class EncodedHaystack:
 
     store: str
     video_ids: tuple[str, ...]
-    encoder_fingerprint: str
-    sampling: str
+    spec: EncodingSpec
 
     def tokens(self, num_frames: int) -> torch.Tensor:
         """The first frames' tokens FQD.
 
         Raises ValueError when there are fewer."""
         store = ShardStore(self.store)
-        videos = [
-            store.open(video, fingerprint=self.encoder_fingerprint, sampling=self.sampling)
-            for video in self.video_ids
-        ]
+        videos = [store.open(video, self.spec) for video in self.video_ids]
         have = sum(video.num_frames for video in videos)
         if have < num_frames:
             raise ValueError(
-                f"the haystack has {have} frames at {self.sampling}, but the grid asks for "
+                f"the haystack has {have} frames at {self.spec.sampling}, but the grid asks for "
                 f"{num_frames}; give a longer video, several, or fewer frames"
             )
         parts = []

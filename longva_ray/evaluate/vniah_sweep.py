@@ -221,8 +221,7 @@ def _prepare(
     haystack = EncodedHaystack(
         store=store,
         video_ids=tuple(video.video_id for video in encoded.videos),
-        encoder_fingerprint=encoded.spec.encoder_fingerprint,
-        sampling=encoded.spec.sampling,
+        spec=encoded.spec,
     )
     return _Prepared(
         subject=subject,
@@ -261,7 +260,7 @@ def _test(
         "name": subject.name,
         "path": subject.path,
         "fingerprint": prepared.weights,
-        "encoder_fingerprint": prepared.haystack.encoder_fingerprint,
+        "encoder_fingerprint": prepared.haystack.spec.encoder_fingerprint,
         "dtype": subject.dtype,
         "rope_base": text_config(subject).rope_parameters["rope_theta"],
         "training_length": training_length,

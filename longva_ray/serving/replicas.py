@@ -82,11 +82,7 @@ class LanguageModel:
         return self._engine.read(Question(messages=messages, videos=tokens))
 
     def _tokens(self, ref: VideoRef) -> torch.Tensor:
-        video = self._store.open(
-            ref.video_id,
-            fingerprint=self._spec.encoder_fingerprint,
-            sampling=self._spec.sampling,
-        )
+        video = self._store.open(ref.video_id, self._spec)
         if ref.num_frames is None or ref.num_frames >= video.num_frames:
             return video.tokens()
         return video.tokens(np.linspace(0, video.num_frames - 1, ref.num_frames, dtype=int))

@@ -2,7 +2,7 @@
 
     store = ShardStore("s3://bucket/shards")          # or a local folder, or any fsspec URL
     store.write_part(...); store.commit(...)          # the pipeline does this
-    video = store.open(video_id, fingerprint=...)     # everything else starts here
+    video = store.open(video_id, spec)                # everything else starts here
     video.tokens()                                    # F x Q x D
 
 Promises: a file under its final name is complete (temporary name, then rename); names follow from
@@ -14,6 +14,7 @@ encodings, locking, or more than one file system at a time.
 Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -141,44 +142,46 @@ class ShardStore:
 
     def records(self, video_id: str | None = None) -> list[VideoRecord]:
         """Records of every complete encoding, of one video or of all, in the order of their
-        folders."""
+        folders; one that cannot be read is as good as none, and logged."""
         folder = f"{self.root}/{video_id}" if video_id else self.root
-        found = [
-            self._read_record(info.path)
-            for info in sorted(self._list(folder, recursive=True), key=lambda info: info.path)
-            if info.base_name == RECORD_NAME
-        ]
+        found = [self._read_record(path) for path in self._record_paths(folder)]
         return [record for record in found if record is not None]
 
-    def open(
-        self, video_id: str, *, fingerprint: str, sampling: str | None = None
-    ) -> "EncodedVideo":
-        """A complete encoding made by the encoder with that fingerprint.
+    def verify(self) -> Iterator[ShardError | None]:
+        """Read every complete encoding and compare it with the digests written beside the tokens:
+        for each what is wrong with it, or None."""
+        for path in self._record_paths(self.root):
+            try:
+                EncodedVideo(self, self._parse_record(path)).verify()
+            except ShardError as error:
+                yield error
+            else:
+                yield None
 
-        Raises KeyError if the video was never encoded, ShardError if only other encoders or
-        samplings did, or if `sampling` is needed to choose between several."""
-        records = self.records(video_id)
-        if not records:
+    def open(self, video_id: str, spec: EncodingSpec) -> "EncodedVideo":
+        """The complete encoding of a video with exactly this spec.
+
+        Raises KeyError if the video was never encoded, ShardError, with what differs, if only with
+        other specs."""
+        record = self.record(video_id, spec)
+        if record is not None:
+            return EncodedVideo(self, record)
+        others = self.records(video_id)
+        if not others:
             raise KeyError(f"video {video_id} is not in the shard store {self.root}")
-        ours = [record for record in records if record.spec.encoder_fingerprint == fingerprint]
-        if not ours:
-            made_by = sorted({record.spec.encoder_fingerprint for record in records})
-            raise ShardError(
-                f"video {video_id} was encoded by {', '.join(made_by)}, but this model's encoder "
-                f"is {fingerprint}; their tokens do not mix, so encode the video again with this "
-                "model"
+        wanted = dataclasses.asdict(spec)
+        differences = {
+            ", ".join(
+                f"{name} {value} instead of {wanted[name]}"
+                for name, value in dataclasses.asdict(other.spec).items()
+                if value != wanted[name]
             )
-        chosen = [record for record in ours if sampling in (None, record.spec.sampling)]
-        if len(chosen) != 1:
-            available = [
-                f"{record.spec.sampling} ({record.num_frames} frames, {record.spec.dtype})"
-                for record in ours
-            ]
-            raise ShardError(
-                f"video {video_id} has {len(chosen)} encodings with sampling={sampling}, need "
-                f"exactly one; available: {', '.join(available)}"
-            )
-        return EncodedVideo(self, chosen[0])
+            for other in others
+        }
+        raise ShardError(
+            f"video {video_id} was encoded otherwise: {'; or '.join(sorted(differences))}; tokens "
+            "of two encodings do not mix, so encode the video again with this model and settings"
+        )
 
     def read_part(self, record: VideoRecord, part: int) -> pa.RecordBatch:
         """One part as an Arrow batch; mapped on a local disk, fetched elsewhere."""
@@ -216,21 +219,40 @@ class ShardStore:
             file.write(content)
         self.filesystem.move(temporary, path)
 
+    def _record_paths(self, folder: str) -> list[str]:
+        files = self._list(folder, recursive=True)
+        return sorted(info.path for info in files if info.base_name == RECORD_NAME)
+
     def _read_record(self, path: str) -> VideoRecord | None:
         try:
-            with self.filesystem.open_input_stream(path) as file:
-                text = file.read().decode()
+            return self._parse_record(path)
         except FileNotFoundError:
             return None
+        except ShardError as error:
+            logger.warning("%s", error)
+            return None
+
+    def _parse_record(self, path: str) -> VideoRecord:
+        with self.filesystem.open_input_stream(path) as file:
+            content = file.read()
         try:
-            return VideoRecord.from_json(text)
-        except (ValueError, TypeError) as error:
+            return VideoRecord.from_json(content.decode())
+        except (ValueError, TypeError, KeyError) as error:
             raise ShardError(
                 f"{path} is not a video record of this version ({error}); delete its folder and "
                 "encode the video again"
             ) from error
 
     def _read_batch(self, path: str) -> pa.RecordBatch:
+        """Raises ShardError when there is no whole batch at that path."""
+        try:
+            return self._open_batch(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ShardError(
+                f"{path} cannot be read ({error}); delete it and encode the video again"
+            ) from error
+
+    def _open_batch(self, path: str) -> pa.RecordBatch:
         if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem):
             source = pa.memory_map(path)
         else:
@@ -240,8 +262,8 @@ class ShardStore:
     def _is_sound(self, path: str, spec: EncodingSpec, part: int, num_frames: int) -> bool:
         try:
             batch = self._read_batch(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            logger.warning("%s cannot be read (%s): it will be encoded again", path, error)
+        except ShardError as error:
+            logger.warning("%s: this run does", error)
             return False
         return batch.num_rows == len(spec.part_rows(part, num_frames))
 

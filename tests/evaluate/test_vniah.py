@@ -47,8 +47,7 @@ def haystack(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return EncodedHaystack(
         store=store.root,
         video_ids=tuple(videos),
-        encoder_fingerprint=spec.encoder_fingerprint,
-        sampling=spec.sampling,
+        spec=spec,
     )
 
 
@@ -72,7 +71,7 @@ def test_videos_follow_each_other(haystack: EncodedHaystack) -> None:
     tokens_FQD = haystack.tokens(20)
     assert tokens_FQD.shape[0] == 20
     store = ShardStore(haystack.store)
-    second = store.open(haystack.video_ids[1], fingerprint=haystack.encoder_fingerprint)
+    second = store.open(haystack.video_ids[1], haystack.spec)
     assert torch.equal(tokens_FQD[12:], second.tokens(range(8)))
     with pytest.raises(ValueError, match="24 frames at 1fps, but the grid asks for 25"):
         haystack.tokens(25)

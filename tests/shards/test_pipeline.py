@@ -53,9 +53,7 @@ def test_tokens_order_and_times_equal_a_plain_loop(
     report = encode([counting_video], tmp_path, tiny_checkpoint)
     assert not report.failed
     assert report.frames_encoded == 30
-    video = ShardStore(tmp_path).open(
-        report.videos[0].video_id, fingerprint=report.spec.encoder_fingerprint
-    )
+    video = ShardStore(tmp_path).open(report.videos[0].video_id, report.spec)
     assert video.frame_index_F.tolist() == list(range(0, 300, 10))
     np.testing.assert_allclose(video.timestamp_s_F, np.arange(30.0), atol=1e-6)
     encoder = load_frame_encoder(tiny_checkpoint, dtype=torch.float32)
@@ -132,9 +130,7 @@ def test_other_samplings(
         decode_cpus=0.5,
     )
     report = encode([path], tmp_path / "store", tiny_checkpoint, config)
-    video = ShardStore(tmp_path / "store").open(
-        report.videos[0].video_id, fingerprint=report.spec.encoder_fingerprint
-    )
+    video = ShardStore(tmp_path / "store").open(report.videos[0].video_id, report.spec)
     expected = {
         "uniform:13": np.linspace(0, 39, 13, dtype=int),
         "every": np.arange(40),

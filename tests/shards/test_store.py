@@ -52,7 +52,7 @@ def test_every_dtype_survives_bit_for_bit(tmp_path: Path, dtype: str) -> None:
     spec = dataclasses.replace(SPEC, dtype=dtype)
     store = ShardStore(tmp_path)
     written = write_video(store, spec)
-    video = store.open(VIDEO_ID, fingerprint=spec.encoder_fingerprint)
+    video = store.open(VIDEO_ID, spec)
     assert torch.equal(video.tokens(), written)
     assert video.frame_index_F.tolist() == [10 * row for row in range(12)]
     assert video.timestamp_s_F.tolist() == [float(row) for row in range(12)]
@@ -67,7 +67,7 @@ def test_ranges_and_selections_equal_slices(
     num_frames = data.draw(st.integers(1, 23))
     store = ShardStore(tmp_path_factory.mktemp("store"))
     written = write_video(store, num_frames=num_frames)
-    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    video = store.open(VIDEO_ID, SPEC)
     start = data.draw(st.integers(0, num_frames))
     stop = data.draw(st.integers(start, num_frames))
     parts = list(video.parts(start, stop))
@@ -79,7 +79,7 @@ def test_ranges_and_selections_equal_slices(
 def test_a_part_is_a_view_on_the_mapped_file(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     write_video(store)
-    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    video = store.open(VIDEO_ID, SPEC)
     before = pa.total_allocated_bytes()
     view = next(video.parts(2, 4))
     address = view.data_ptr()
@@ -95,7 +95,7 @@ def test_a_part_is_a_view_on_the_mapped_file(tmp_path: Path) -> None:
 def test_rows_outside_the_video_are_an_error(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     write_video(store)
-    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    video = store.open(VIDEO_ID, SPEC)
     with pytest.raises(ValueError, match=r"row 12 .* has 12 frames"):
         video.tokens([3, 12])
     with pytest.raises(ValueError, match=r"rows 3\.\.13 .* has 12 frames"):
@@ -105,23 +105,25 @@ def test_rows_outside_the_video_are_an_error(tmp_path: Path) -> None:
 def test_tokens_of_another_encoder_are_refused_with_both_fingerprints(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     write_video(store)
-    with pytest.raises(ShardError, match=f"{'a' * 32}.*{'b' * 32}"):
-        store.open(VIDEO_ID, fingerprint="b" * 32)
+    with pytest.raises(ShardError, match=f"fingerprint {'a' * 32} instead of {'b' * 32}"):
+        store.open(VIDEO_ID, dataclasses.replace(SPEC, encoder_fingerprint="b" * 32))
 
 
 def test_an_unknown_video_is_a_key_error(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="not in the shard store"):
-        ShardStore(tmp_path).open(VIDEO_ID, fingerprint="a" * 32)
+        ShardStore(tmp_path).open(VIDEO_ID, SPEC)
 
 
-def test_two_samplings_need_a_choice(tmp_path: Path) -> None:
+def test_every_encoding_of_a_video_is_found_by_its_spec(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     write_video(store)
-    write_video(store, dataclasses.replace(SPEC, sampling="uniform:7"), num_frames=7)
-    with pytest.raises(ShardError, match=r"2 encodings.*1fps \(12 frames.*uniform:7 \(7 frames"):
-        store.open(VIDEO_ID, fingerprint="a" * 32)
-    video = store.open(VIDEO_ID, fingerprint="a" * 32, sampling="uniform:7")
-    assert video.num_frames == 7
+    other = dataclasses.replace(SPEC, sampling="uniform:7", micro_batch=2)
+    write_video(store, other, num_frames=7)
+    assert store.open(VIDEO_ID, SPEC).num_frames == 12
+    assert store.open(VIDEO_ID, other).num_frames == 7
+    told = "micro_batch 4 instead of 8; or sampling uniform:7 .*, micro_batch 2 instead of 8"
+    with pytest.raises(ShardError, match=told):
+        store.open(VIDEO_ID, dataclasses.replace(SPEC, micro_batch=8))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -8])
@@ -130,7 +132,7 @@ def test_a_file_that_was_cut_short_is_detected(tmp_path: Path, kept: int) -> Non
     write_video(store)
     part = tmp_path / VIDEO_ID / SPEC.key / part_name(1)
     part.write_bytes(part.read_bytes()[:kept])
-    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    video = store.open(VIDEO_ID, SPEC)
     with pytest.raises(ShardError, match=r"part-00001\.arrow has .* bytes instead of"):
         video.tokens()
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == [1]
@@ -144,7 +146,14 @@ def test_changed_bits_are_found_by_verify(tmp_path: Path) -> None:
     payload = written[10:12].numpy().tobytes()
     place = content.index(payload)
     part.write_bytes(content[: place + 3] + b"\x55" + content[place + 4 :])
-    video = store.open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+    other = tmp_path / VIDEO_ID / SPEC.key / part_name(0)
+    whole = other.read_bytes()
+    other.write_bytes(whole[:-6] + b"ARROW?")
+    video = store.open(VIDEO_ID, SPEC)
+    with pytest.raises(ShardError, match=r"part-00000\.arrow cannot be read"):
+        video.verify()
+    video = store.open(VIDEO_ID, SPEC)
+    other.write_bytes(whole)
     with pytest.raises(ShardError, match=r"part-00002\.arrow .* digest"):
         video.verify()
 
@@ -176,13 +185,18 @@ def test_abandoned_files_are_removed_once_old(tmp_path: Path) -> None:
     assert list(incoming.iterdir()) == []
 
 
-def test_a_record_of_another_version_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_record_of_another_version_is_as_good_as_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = ShardStore(tmp_path)
     write_video(store)
     path = tmp_path / VIDEO_ID / SPEC.key / "video.json"
     path.write_text(path.read_text().replace('"micro_batch"', '"batch"'))
-    with pytest.raises(ShardError, match=r"unknown option\(s\) \['batch'\]"):
-        store.records()
+    assert store.records() == []
+    assert store.record(VIDEO_ID, SPEC) is None
+    assert "unknown option(s) ['batch']" in caplog.text
+    (error,) = store.verify()
+    assert f"{path} is not a video record of this version" in str(error)
 
 
 def _write_again_and_again(root: str, times: int) -> None:
@@ -200,7 +214,7 @@ def test_writers_of_one_video_do_not_disturb_each_other_or_a_reader(tmp_path: Pa
         writer.start()
     reads = 0
     while any(writer.is_alive() for writer in writers) or reads == 0:
-        video = ShardStore(tmp_path).open(VIDEO_ID, fingerprint=SPEC.encoder_fingerprint)
+        video = ShardStore(tmp_path).open(VIDEO_ID, SPEC)
         assert torch.equal(video.tokens(), written)
         reads += 1
     for writer in writers:
@@ -211,7 +225,7 @@ def test_writers_of_one_video_do_not_disturb_each_other_or_a_reader(tmp_path: Pa
 def test_any_fsspec_file_system_works() -> None:
     store = ShardStore("memory://shards-of-a-test")
     written = write_video(store)
-    video = ShardStore("memory://shards-of-a-test").open(VIDEO_ID, fingerprint="a" * 32)
+    video = ShardStore("memory://shards-of-a-test").open(VIDEO_ID, SPEC)
     assert torch.equal(video.tokens(), written)
     assert [record.video_id for record in store.records()] == [VIDEO_ID]
 
@@ -221,7 +235,7 @@ def test_s3_works(s3_bucket: str) -> None:
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0, 1, 2]
     written = write_video(store)
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == []
-    video = store.open(VIDEO_ID, fingerprint="a" * 32)
+    video = store.open(VIDEO_ID, SPEC)
     assert torch.equal(video.tokens(), written)
 
 
