@@ -27,4 +27,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv

@@ -39,6 +39,8 @@ def main() -> int:
     videos = find_videos(options.videos)
     store = ShardStore(absolute(options.store))
     report_file = local_path(options.report) if options.report else None
+    if report_file:
+        report_file.parent.mkdir(parents=True, exist_ok=True)
     ray.init(ignore_reinit_error=True)
     checkpoint = find_checkpoint(options.model, options.recipe)
     report = encode_videos(videos, store=store, checkpoint=checkpoint, config=options.encode)

@@ -88,9 +88,9 @@ def demo(arguments: list[str]) -> int:
 
     options = parse(Demo, arguments)
     _start_ray()
-    video = Path(options.video).expanduser() if options.video else None
+    video = Path(absolute(options.video)) if options.video else None
     recipe = get_recipe(options.recipe)
-    run_demo(video, recipe, Path(options.folder), Console(), seed=options.seed)
+    run_demo(video, recipe, Path(absolute(options.folder)), Console(), seed=options.seed)
     return 0
 
 

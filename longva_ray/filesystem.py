@@ -45,9 +45,14 @@ def local_file(place: str) -> Iterator[Path]:
     if not is_uri(place):
         yield Path(place)
         return
-    filesystem, path = resolve(place)
+    try:
+        filesystem, path = resolve(place)
+    except (ValueError, ImportError) as error:
+        raise OSError(f"no way to reach {place}: {error}") from error
+    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+        raise OSError(f"{place} is no file")
     with tempfile.TemporaryDirectory(prefix="longva-") as folder:
-        copy = Path(folder) / Path(path).name
+        copy = Path(folder) / file_name(place)
         pyarrow.fs.copy_files(
             path,
             str(copy),

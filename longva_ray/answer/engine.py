@@ -8,6 +8,7 @@ Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 """
 
 import dataclasses
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ class AnswerEngine:
         device: Any = "cuda" if torch.cuda.is_available() else "cpu"
         self._lm.model.to(device)
         self._prefill_chunk = prefill_chunk
+        # Threads share it, and how it treats control tokens is set on it, not handed to each call.
+        self._tokenizer_lock = threading.Lock()
 
     def read(self, question: Question) -> Prefill:
         """Put a question into a KV cache.
@@ -54,12 +57,13 @@ class AnswerEngine:
         Raises ValueError when placeholders and videos do not match or the prompt is longer than
         allowed."""
         visual_tokens = [video_FQD.flatten(0, 1) for video_FQD in question.videos]
-        prompt_ids_T = build_prompt(
-            self._lm.tokenizer,
-            question.messages,
-            [len(tokens) for tokens in visual_tokens],
-            max_prompt_tokens=self._lm.config.max_prompt_tokens,
-        )
+        with self._tokenizer_lock:
+            prompt_ids_T = build_prompt(
+                self._lm.tokenizer,
+                question.messages,
+                [len(tokens) for tokens in visual_tokens],
+                max_prompt_tokens=self._lm.config.max_prompt_tokens,
+            )
         embeds_1TD = embed_prompt(self._lm, prompt_ids_T, visual_tokens)
         return prefill(self._lm.model, embeds_1TD, chunk=self._prefill_chunk)
 
@@ -72,9 +76,10 @@ class AnswerEngine:
         scores = []
         for answer in answers:
             # An answer is text even where it spells a control token.
-            answer_ids = self._lm.tokenizer.encode(
-                answer, add_special_tokens=False, split_special_tokens=True
-            )
+            with self._tokenizer_lock:
+                answer_ids = self._lm.tokenizer.encode(
+                    answer, add_special_tokens=False, split_special_tokens=True
+                )
             scores.append(score_answer(self._lm.model, prompt, answer_ids))
         return scores
 

@@ -151,7 +151,7 @@ def fingerprint_checkpoint(path: str) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    kinds = ("*.safetensors", "*.json", "*.model", "*.txt")
+    kinds = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
     names = {file.name for kind in kinds for file in folder.glob(kind)}
     return sorted(names - {"README.md", "model.safetensors.index.json", "recipe.json"})
 

@@ -13,6 +13,7 @@ file as `import_path: longva_ray.serving.app:build_app` with the fields of `AppA
 import asyncio
 import hmac
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, cast
@@ -42,9 +43,11 @@ from longva_ray.serving.api import (
 )
 from longva_ray.serving.media import MediaLibrary
 from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
-from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import describe_encoder
+
+logger = logging.getLogger(__name__)
 
 routes = FastAPI(title="longva_ray", description="Questions about very long videos.")
 BearerToken = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
@@ -83,8 +86,12 @@ async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
 @routes.exception_handler(ValueError)
 async def _mistake(_: Request, error: ValueError) -> JSONResponse:
     """A user's mistake that only the model or the decoder could notice; its text says what and how
-    to mend it."""
+    to mend it. A damaged shard is not the user's."""
     cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, ShardError):
+        logger.error("%s", cause)
+        return JSONResponse(ApiError(500, "damaged_shard", str(cause)).body, 500)
+    logger.info("refused a request", exc_info=error)
     return JSONResponse(ApiError(400, "invalid_request", str(cause)).body, 400)
 
 
@@ -108,8 +115,9 @@ def build_app(args: AppArgs) -> serve.Application:
             max_ongoing_requests=config.max_ongoing_requests,
             max_queued_requests=config.max_queued_requests,
             ray_actor_options={"num_cpus": config.lm_cpus, "num_gpus": config.lm_gpus},
-            # An answer in progress may finish when the application is replaced.
-            graceful_shutdown_timeout_s=120,
+            # An answer in progress may finish when the application goes. `serve.delete` waits a
+            # minute for all of it.
+            graceful_shutdown_timeout_s=45,
         )
         .bind(args.checkpoint, args.store, spec, config)
     )
@@ -238,7 +246,9 @@ class Api:
 
     def _authorise(self, token: HTTPAuthorizationCredentials | None) -> None:
         given = token.credentials if token else ""
-        if self._api_key is not None and not hmac.compare_digest(given, self._api_key):
+        if self._api_key is not None and not hmac.compare_digest(
+            given.encode(), self._api_key.encode()
+        ):
             raise ApiError(
                 401, "invalid_api_key", "send this server's API key as `Authorization: Bearer KEY`"
             )

@@ -63,7 +63,7 @@ class MediaLibrary:
             raise ApiError(
                 403,
                 "path_not_allowed",
-                f"{path} lies outside the folders this server may read; start it with "
+                f"{url[:200]} lies outside the folders this server may read; start it with "
                 "--allowed-roots to add one",
             )
         if not path.is_file():

@@ -6,8 +6,8 @@ and the replica's event loop stays free for health checks and cancellation."""
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,19 @@ from longva_ray.lm.prompt import Message
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import EncodeFrames, encode_one_video
+
+T = TypeVar("T")
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """`asyncio.to_thread` for work that cannot be interrupted: when the client hangs up, its
+    request ends after the thread has, so that the limit on requests bounds the threads too."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +63,10 @@ class LanguageModel:
         self, messages: Sequence[Message], videos: Sequence[VideoRef], settings: GenerationSettings
     ) -> AsyncIterator[tuple[int, AnswerPiece]]:
         """Stream (prompt length in tokens, next piece of the answer)."""
-        prompt = await asyncio.to_thread(self._read, messages, videos)
+        prompt = await _in_thread(self._read, messages, videos)
         pieces = self._engine.stream(prompt, settings)
         try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            while (piece := await _in_thread(next, pieces, None)) is not None:
                 yield prompt.length, piece
         finally:
             pieces.close()
@@ -62,8 +75,8 @@ class LanguageModel:
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
     ) -> dict[str, Any]:
         """Teacher-forced scores of the answers and the index of the likeliest, ready for JSON."""
-        prompt = await asyncio.to_thread(self._read, messages, videos)
-        scores = await asyncio.to_thread(self._engine.score, prompt, answers)
+        prompt = await _in_thread(self._read, messages, videos)
+        scores = await _in_thread(self._engine.score, prompt, answers)
         described = [
             {
                 "answer": answer,
@@ -101,7 +114,7 @@ class VideoEncoder:
 
     async def encode(self, path: str) -> str:
         """Encode one file and return its video id. Raises VideoError when it cannot be decoded."""
-        record = await asyncio.to_thread(
+        record = await _in_thread(
             encode_one_video, path, self._store, self._spec, self._encode_frames
         )
         return record.video_id

@@ -41,17 +41,39 @@ class ServeOptions:
             checkpoint=find_checkpoint(self.model, self.recipe),
             store=absolute(self.store),
             allowed_roots=tuple(absolute(root) for root in self.allowed_roots),
-            api_key=os.environ.get("LONGVA_API_KEY"),
+            api_key=_api_key(),
             encode=self.encode,
             serve=self.serve,
         )
 
 
+def _api_key() -> str | None:
+    key = os.environ.get("LONGVA_API_KEY")
+    if key == "":
+        raise ValueError(
+            "$LONGVA_API_KEY is empty, which protects nothing; set it to a secret, or unset it to "
+            "serve everybody who reaches the port"
+        )
+    return key
+
+
 def deploy(args: AppArgs) -> str:
-    """Deploy, wait until every replica is ready, and return the base URL."""
+    """Deploy, wait until every replica is ready, and return the base URL.
+
+    Raises ValueError when the cluster serves the application already."""
+    app = build_app(args)
     http = HTTPOptions(host=args.serve.host, port=args.serve.port)
     serve.start(http_options=http, logging_config={"log_level": args.serve.log_level})
-    serve.run(build_app(args), name=APPLICATION, route_prefix="/")
+    if APPLICATION in serve.status().applications:
+        raise ValueError(
+            "this cluster serves longva_ray already; stop that server (Ctrl-C or `ray job stop`), "
+            "or take it down with `serve shutdown` if its process is gone"
+        )
+    try:
+        serve.run(app, name=APPLICATION, route_prefix="/")
+    except BaseException:
+        serve.delete(APPLICATION)
+        raise
     return f"http://{args.serve.host}:{args.serve.port}"
 
 
@@ -62,8 +84,10 @@ def serve_until_stopped(args: AppArgs) -> None:
     try:
         url = deploy(args)
         logger.info("serving %s at %s (API description: %s/docs)", args.model_name, url, url)
-        threading.Event().wait()
+        try:
+            threading.Event().wait()
+        finally:
+            logger.info("stopping: taking the application down")
+            serve.delete(APPLICATION)
     except KeyboardInterrupt:
-        logger.info("stopping: taking the application down")
-    finally:
-        serve.delete(APPLICATION)
+        return

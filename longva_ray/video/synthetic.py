@@ -1,4 +1,4 @@
-"""Videos made from nothing, whose content is known: for the demo, for needle haystacks, for tests.
+"""Videos made from nothing, whose content is known: for haystacks, benchmarks and tests.
 
 frames Y X C -> a video file (`write_video`); a seed -> a video of numbered scenes and the list of
 what it shows (`write_scene_video`); a number of frames -> a video whose frame k shows k
