@@ -1,6 +1,7 @@
 """The HTTP application as its users see it: a real deployment, the official OpenAI client, real
 files."""
 
+import dataclasses
 import json
 import socket
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from ray import serve
 
 from longva_ray.answer.engine import AnswerEngine, Question
 from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
+from longva_ray.options import recipe_defaults
 from longva_ray.serving.app import AppArgs
-from longva_ray.serving.run import deploy
+from longva_ray.serving.run import ServeOptions, deploy
 from longva_ray.shards.pipeline import encode_videos
 from longva_ray.shards.store import EncodedVideo, ShardStore
 from longva_ray.video.synthetic import write_counting_video
@@ -57,23 +59,26 @@ def media_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(
+def args(
     ray_cluster: str, store: ShardStore, video: EncodedVideo, media_root: Path, tiny_checkpoint: str
-) -> Iterator[str]:
+) -> AppArgs:
     config = ServeConfig(
         port=free_port(), dtype="float32", lm_cpus=0.5, prefill_chunk=64, max_prompt_tokens=2000
     )
-    yield deploy(
-        AppArgs(
-            model_name="tiny",
-            checkpoint=tiny_checkpoint,
-            store=store.root,
-            allowed_roots=(str(media_root),),
-            api_key=KEY,
-            encode=ENCODE,
-            serve=config,
-        )
+    return AppArgs(
+        model_name="tiny",
+        checkpoint=tiny_checkpoint,
+        store=store.root,
+        allowed_roots=(str(media_root),),
+        api_key=KEY,
+        encode=ENCODE,
+        serve=config,
     )
+
+
+@pytest.fixture(scope="module")
+def url(args: AppArgs) -> Iterator[str]:
+    yield deploy(args)
     serve.shutdown()
 
 
@@ -263,6 +268,33 @@ def test_the_key_is_needed(url: str) -> None:
     assert refusal(url, {"model": "tiny", "messages": about("f" * 32)}, key="wrong")[0] == 401
     assert httpx.get(f"{url}/v1/models").status_code == 401
     assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+
+
+def test_a_second_server_leaves_the_first_alone(
+    url: str, args: AppArgs, client: openai.OpenAI
+) -> None:
+    other = dataclasses.replace(args.serve, port=free_port())
+    with pytest.raises(ValueError, match="serves longva_ray already"):
+        deploy(dataclasses.replace(args, serve=other))
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_an_empty_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGVA_API_KEY", "")
+    with pytest.raises(ValueError, match="protects nothing"):
+        recipe_defaults(ServeOptions, "tiny").app_args()
+
+
+def test_a_damaged_shard_is_not_the_clients_mistake(
+    client: openai.OpenAI, video: EncodedVideo, store: ShardStore
+) -> None:
+    (part,) = Path(store.root, video.record.video_id).rglob("part-00000.arrow")
+    away = part.rename(part.with_suffix(".away"))
+    with pytest.raises(openai.InternalServerError, match="is gone although its"):
+        client.chat.completions.create(
+            model="tiny", messages=about(video.record.video_id), max_tokens=2
+        )
+    away.rename(part)
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
