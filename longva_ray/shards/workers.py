@@ -9,6 +9,7 @@ becomes such a row; a bug is raised and stops the run.
 Shapes: F frames of one part, Y/X/C pixel axes, Q visual tokens of a frame, D width of the language
 model."""
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,13 @@ from longva_ray.config import EncodeConfig
 from longva_ray.filesystem import file_name, is_uri, local_file
 from longva_ray.shards.schema import EncodingSpec, VideoRecord, hash_video
 from longva_ray.shards.store import ShardStore
-from longva_ray.video.decode import VideoError, VideoInfo, decode_frames, probe_video
+from longva_ray.video.decode import (
+    DecoderName,
+    VideoError,
+    VideoInfo,
+    decode_frames,
+    probe_video,
+)
 from longva_ray.video.sampling import Sampling
 
 Batch = dict[str, Any]
@@ -113,7 +120,8 @@ class DecodeSegment:
             yield nothing | {"error": [f"cannot be read: {error}"]}
 
     def _decode(self, file: Path, plan: Batch, parts: list[int]) -> Iterator[Batch]:
-        info = probe_video(file, decoder=self._spec.decoder)
+        status = file.stat()
+        info = _probe_once(file, status.st_size, status.st_mtime_ns, self._spec.decoder)
         frame_index_F = sampled_frames(info, self._spec)
         for run in _consecutive(parts):
             first = self._spec.part_rows(run[0], len(frame_index_F)).start
@@ -204,6 +212,13 @@ def encode_one_video(
         num_frames=first["num_frames"][0],
         duration_s=first["duration_s"][0],
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _probe_once(file: Path, size: int, mtime_ns: int, decoder: DecoderName) -> VideoInfo:
+    """A probe reads the whole file, and a worker process often meets one video's segments one after
+    the other: for hours of video, dozens."""
+    return probe_video(file, decoder=decoder)
 
 
 def sampled_frames(info: VideoInfo, spec: EncodingSpec) -> np.ndarray:

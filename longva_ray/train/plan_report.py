@@ -121,7 +121,15 @@ def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:
 
 
 def make_plan(options: PlanOptions) -> dict[str, Any]:
-    """Everything that the tables show, in bytes and tokens."""
+    """Everything that the tables show, in bytes and tokens.
+
+    Raises ValueError for a model that is not there and options that do not fit each other."""
+    from longva_ray.recipes import get_recipe
+
+    usual = get_recipe(options.recipe).extend
+    for name in ("num_workers", "ring_size"):
+        if getattr(options.extend, name) != getattr(usual, name):
+            raise ValueError("a plan takes --gpus and --ring-size, not those of --extend")
     model = ModelShape.of(text_config(options.recipe, options.model))
     setup = Setup(
         model=model,
