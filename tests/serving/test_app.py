@@ -275,7 +275,7 @@ def test_a_second_server_leaves_the_first_alone(
 ) -> None:
     other = dataclasses.replace(args.serve, port=free_port())
     with pytest.raises(ValueError, match="serves longva_ray already"):
-        deploy(dataclasses.replace(args, serve=other))
+        deploy(args.model_copy(update={"serve": other}))
     assert [model.id for model in client.models.list()] == ["tiny"]
 
 
