@@ -47,14 +47,14 @@ def tiny() -> Recipe:
         # For texts of anybody's; the documents of the tiny world say which characters are labels.
         text=dataclasses.replace(extend.text, keep_whole=False, labels_field=None),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
-        align_projector=AlignConfig(**alignment, train="projector", steps=1600, learning_rate=3e-3),
+        align_projector=AlignConfig(**alignment, train="projector", steps=800, learning_rate=3e-3),
         align=AlignConfig(
             **alignment,
-            steps=1000,
+            steps=600,
             # A language model that learns from short images forgets how to read far back.
-            learning_rate=1e-5,
+            learning_rate=2e-5,
             projector_learning_rate=1e-3,
-            vision_learning_rate=5e-4,
+            vision_learning_rate=3e-4,
         ),
     )
 

@@ -149,6 +149,7 @@ def test_divided_weights_train_as_whole_ones(
         "schedule": "constant",
         "warmup-steps": 0,
         "learning-rate": 1e-2,
+        "weight-decay": 0.0,
         "zero-stage": 3,
         "ring-size": ring,
         "cpus-per-worker": 0.5,
