@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
-from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
+from longva_ray.config import EncodeConfig, GenerationSettings
 from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.recipes import get_recipe
 from longva_ray.video.fitting import Fitting
@@ -48,8 +48,9 @@ class Ask:
     """Folder or URI of the shards."""
     max_new_tokens: int = 256
     temperature: float = 0.0
+    max_prompt_tokens: int | None = None
+    """Longest prompt, visual tokens included; None leaves the checkpoint's own limit."""
     encode: EncodeConfig
-    serve: ServeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +116,12 @@ def ask(arguments: list[str]) -> int:
     if report.failed:
         raise ValueError(f"cannot encode {options.video}: {report.failed[0].error}")
     video = store.open(report.videos[0].video_id, report.spec)
+    usual = get_recipe(options.recipe).serve
     engine = AnswerEngine(
         checkpoint,
-        dtype=options.serve.dtype,
-        prefill_chunk=options.serve.prefill_chunk,
-        max_prompt_tokens=options.serve.max_prompt_tokens,
+        dtype=usual.dtype,
+        prefill_chunk=usual.prefill_chunk,
+        max_prompt_tokens=options.max_prompt_tokens or usual.max_prompt_tokens,
     )
     content = [{"type": "video"}, {"type": "text", "text": options.question}]
     question = Question(messages=[{"role": "user", "content": content}], videos=[video.tokens()])

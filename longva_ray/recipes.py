@@ -123,5 +123,7 @@ def get_recipe(name: str) -> Recipe:
 def checkpoint_of(recipe: Recipe) -> str:
     """Where the weights of a recipe are; ValueError for one that has none."""
     if recipe.checkpoint is None:
-        raise ValueError(f"recipe {recipe.name} has no LongVA weights; give --model")
+        raise ValueError(
+            f"recipe {recipe.name} has no LongVA weights; give --model, or another --recipe"
+        )
     return recipe.checkpoint

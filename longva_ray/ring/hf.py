@@ -40,10 +40,13 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, _mask)
 
 
-def ring_inputs(model: PreTrainedModel, ring: Ring) -> dict[str, Any]:
+def ring_inputs(
+    model: PreTrainedModel, ring: Ring, device: torch.device | None = None
+) -> dict[str, Any]:
     """Keyword arguments for the forward pass of `model` on this rank's share of the tokens.
 
-    Positions are (1, L), within each document, on the device of the model. Raises ValueError unless
+    Positions are (1, L), within each document, on `device`: None is the model's, which is the CPU
+    for one whose weights are offloaded. Raises ValueError unless
     the model is set to this attention implementation: any other would take the share for a packed
     batch.
     """
@@ -54,7 +57,7 @@ def ring_inputs(model: PreTrainedModel, ring: Ring) -> dict[str, Any]:
             "else on a zigzag share of a sequence; call longva_ray.ring.hf.register() and "
             f"model.set_attn_implementation({NAME!r})"
         )
-    positions = _local_positions(ring.layout, ring.rank, model.device)
+    positions = _local_positions(ring.layout, ring.rank, device or model.device)
     return {"position_ids": positions, "ring": ring, "use_cache": False}
 
 

@@ -78,9 +78,7 @@ class CausalLoss(torch.nn.Module):
     def forward(
         self, input_ids_BL: torch.Tensor, labels_BL: torch.Tensor, ring: Ring, denominator: int
     ) -> torch.Tensor:
-        inputs = ring_inputs(self.model, ring)
-        # Offloaded weights make the model say that it lives on the CPU.
-        inputs["position_ids"] = inputs["position_ids"].to(input_ids_BL.device)
+        inputs = ring_inputs(self.model, ring, input_ids_BL.device)
         hidden_BLD = self.model.base_model(input_ids=input_ids_BL, **inputs).last_hidden_state
         return self.output(hidden_BLD, labels_BL, denominator)
 

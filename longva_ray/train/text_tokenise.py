@@ -1,4 +1,4 @@
-"""Documents -> token ids on disk, once, for everything that is packed from them later.
+"""Documents -> token ids on disk, where the packing finds them.
 
     group of files -> group-00000.tokens  (int32 ids of all its documents, one behind the other)
                       group-00000.arrow   (length and domain of each document, counts; written last)

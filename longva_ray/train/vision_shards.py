@@ -134,14 +134,6 @@ class VisionShardsMetadata:
     part_bytes: tuple[int, ...]
     format_version: int = FORMAT_VERSION
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(self.row_tokens)
-
-    @property
-    def num_grids(self) -> int:
-        return sum(self.row_grids)
-
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self)) + "\n"
 

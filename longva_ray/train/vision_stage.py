@@ -96,9 +96,7 @@ class AlignmentLoss(torch.nn.Module):
         embeds_BLD = embed_text(input_ids_BL, language_model.get_input_embeddings(), mask_BL)
         # Without a visual token too: what every rank runs forward it must also run backward.
         embeds_BLD = fill(embeds_BLD, mask_BL, [tokens_SD])
-        inputs = ring_inputs(language_model, ring)
-        # Offloaded weights make the model say that it lives on the CPU.
-        inputs["position_ids"] = inputs["position_ids"].to(input_ids_BL.device)
+        inputs = ring_inputs(language_model, ring, input_ids_BL.device)
         hidden_BLD = language_model.base_model(inputs_embeds=embeds_BLD, **inputs).last_hidden_state
         return self.output(hidden_BLD, labels_BL, denominator)
 
