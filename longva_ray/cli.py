@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
-from longva_ray.config import EncodeConfig, GenerationSettings
+from longva_ray.config import Dtype, EncodeConfig, GenerationSettings
 from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.recipes import get_recipe
 from longva_ray.video.fitting import Fitting
@@ -48,6 +48,8 @@ class Ask:
     """Folder or URI of the shards."""
     max_new_tokens: int = 256
     temperature: float = 0.0
+    dtype: Dtype | None = None
+    """Number format of the language model; None is the recipe's."""
     max_prompt_tokens: int | None = None
     """Longest prompt, visual tokens included; None leaves the checkpoint's own limit."""
     encode: EncodeConfig
@@ -78,7 +80,7 @@ class Join:
     """Which numbers of grids UniRes allows: the paper's, or those of the released code."""
     frame_fitting: Fitting = "letterbox"
     """How a frame fits the square of the tower."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     """Number format of the saved weights."""
     seed: int = 0
     """Of the projector."""
@@ -119,7 +121,7 @@ def ask(arguments: list[str]) -> int:
     usual = get_recipe(options.recipe).serve
     engine = AnswerEngine(
         checkpoint,
-        dtype=usual.dtype,
+        dtype=options.dtype or usual.dtype,
         prefill_chunk=usual.prefill_chunk,
         max_prompt_tokens=options.max_prompt_tokens or usual.max_prompt_tokens,
     )

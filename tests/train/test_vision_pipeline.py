@@ -63,7 +63,7 @@ def test_every_sample_is_written_once_or_named(prepared: Path) -> None:
     assert "an answer last" in reasons["mute"]
     assert (report["samples"], report["written"]) == (8, 5)
     data = shards.metadata
-    assert data.num_tokens == sum(len(row.input_ids_T) for row in rows) == report["tokens"]
+    assert sum(data.row_tokens) == sum(len(row.input_ids_T) for row in rows) == report["tokens"]
     assert sum(data.row_grids) == sum(len(row.grids_GYXC) for row in rows) == report["grids"] == 16
     assert data.num_trained == sum(int(row.trained_T.sum()) for row in rows)
     assert max(data.row_tokens) <= 200
