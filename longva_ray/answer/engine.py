@@ -51,11 +51,11 @@ class AnswerEngine:
         # Threads share it, and how it treats control tokens is set on it, not handed to each call.
         self._tokenizer_lock = threading.Lock()
 
-    def read(self, question: Question) -> Prefill:
+    def read(self, question: Question, unwanted: threading.Event | None = None) -> Prefill:
         """Put a question into a KV cache.
 
         Raises ValueError when placeholders and videos do not match or the prompt is longer than
-        allowed."""
+        allowed, InterruptedError once `unwanted` is set."""
         visual_tokens = [video_FQD.flatten(0, 1) for video_FQD in question.videos]
         with self._tokenizer_lock:
             prompt_ids_T = build_prompt(
@@ -65,7 +65,7 @@ class AnswerEngine:
                 max_prompt_tokens=self._lm.config.max_prompt_tokens,
             )
         embeds_1TD = embed_prompt(self._lm, prompt_ids_T, visual_tokens)
-        return prefill(self._lm.model, embeds_1TD, chunk=self._prefill_chunk)
+        return prefill(self._lm.model, embeds_1TD, chunk=self._prefill_chunk, unwanted=unwanted)
 
     def stream(self, prompt: Prefill, settings: GenerationSettings) -> Generator[AnswerPiece]:
         """Answer a question that was read, piece by piece."""

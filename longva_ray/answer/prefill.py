@@ -8,6 +8,7 @@ Shapes: B batch (always 1 here), T prompt tokens, D width of the language model,
 vocabulary."""
 
 import dataclasses
+import threading
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -35,13 +36,17 @@ def prefill(
     *,
     chunk: int,
     cache: DynamicCache | None = None,
+    unwanted: threading.Event | None = None,
 ) -> Prefill:
     """Run a prompt through the language model, `chunk` tokens at a time.
 
-    `cache` may already hold the beginning of the prompt (`answer.prefix`), all of it but the last
-    token at most; only the rest is then computed, and appended.
+    Args:
+        cache: may already hold the beginning of the prompt (`answer.prefix`), all of it but the
+            last token at most; only the rest is then computed, and appended.
+        unwanted: looked at before each chunk; when it is set, nobody waits for the result.
 
-    Raises ValueError for an empty prompt or a batch of several.
+    Raises ValueError for an empty prompt or a batch of several, InterruptedError when the result is
+    unwanted.
     """
     batch, length, _ = inputs_embeds_1TD.shape
     if batch != 1 or length == 0:
@@ -53,6 +58,8 @@ def prefill(
     cached = cache.get_seq_length()
     assert cached < length, "the last token has to be computed: its logits are the result"
     for part_1TD in inputs_embeds_1TD[:, cached:].split(chunk, dim=1):
+        if unwanted is not None and unwanted.is_set():
+            raise InterruptedError("nobody waits for this prompt any more")
         output = model(
             inputs_embeds=part_1TD, past_key_values=cache, use_cache=True, logits_to_keep=1
         )

@@ -6,6 +6,7 @@ and the replica's event loop stays free for health checks and cancellation."""
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -25,13 +26,17 @@ from longva_ray.shards.workers import EncodeFrames, encode_one_video
 T = TypeVar("T")
 
 
-async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """`asyncio.to_thread` for work that cannot be interrupted: when the client hangs up, its
-    request ends after the thread has, so that the limit on requests bounds the threads too."""
+async def _in_thread(
+    function: Callable[..., T], *arguments: Any, unwanted: threading.Event | None = None
+) -> T:
+    """`asyncio.to_thread` whose request ends after its thread has, so that the limit on requests
+    bounds the threads too. When the client hangs up, `unwanted` tells the thread so."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        if unwanted is not None:
+            unwanted.set()
         await asyncio.wait([work])
         raise
 
@@ -63,7 +68,7 @@ class LanguageModel:
         self, messages: Sequence[Message], videos: Sequence[VideoRef], settings: GenerationSettings
     ) -> AsyncIterator[tuple[int, AnswerPiece]]:
         """Stream (prompt length in tokens, next piece of the answer)."""
-        prompt = await _in_thread(self._read, messages, videos)
+        prompt = await self._read(messages, videos)
         pieces = self._engine.stream(prompt, settings)
         try:
             while (piece := await _in_thread(next, pieces, None)) is not None:
@@ -75,7 +80,7 @@ class LanguageModel:
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
     ) -> dict[str, Any]:
         """Teacher-forced scores of the answers and the index of the likeliest, ready for JSON."""
-        prompt = await _in_thread(self._read, messages, videos)
+        prompt = await self._read(messages, videos)
         scores = await _in_thread(self._engine.score, prompt, answers)
         described = [
             {
@@ -90,9 +95,15 @@ class LanguageModel:
         ]
         return {"scores": described, "best": best_option(scores)}
 
-    def _read(self, messages: Sequence[Message], videos: Sequence[VideoRef]) -> Prefill:
-        tokens = [self._tokens(video) for video in videos]
-        return self._engine.read(Question(messages=messages, videos=tokens))
+    async def _read(self, messages: Sequence[Message], videos: Sequence[VideoRef]) -> Prefill:
+        """Minutes of work for the longest videos, so it ends early when the client hangs up."""
+        unwanted = threading.Event()
+
+        def read() -> Prefill:
+            tokens = [self._tokens(video) for video in videos]
+            return self._engine.read(Question(messages=messages, videos=tokens), unwanted)
+
+        return await _in_thread(read, unwanted=unwanted)
 
     def _tokens(self, ref: VideoRef) -> torch.Tensor:
         video = self._store.open(ref.video_id, self._spec)

@@ -1,5 +1,7 @@
 """Chunked prefill and teacher-forced scores against one plain forward pass over everything."""
 
+import threading
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -27,6 +29,24 @@ def test_prefill_refuses_what_is_not_one_prompt(
 ) -> None:
     with pytest.raises(ValueError, match=rf"batch {shape[0]} of length {shape[1]}"):
         prefill(language_model, torch.zeros(shape), chunk=4)
+
+
+def test_an_unwanted_prefill_ends_at_the_next_chunk(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    unwanted = threading.Event()
+    chunks = []
+
+    def hang_up(*_: object) -> None:
+        chunks.append(1)
+        if len(chunks) == 2:
+            unwanted.set()
+
+    hook = language_model.register_forward_pre_hook(hang_up)
+    with pytest.raises(InterruptedError):
+        prefill(language_model, prompt_1TD, chunk=5, unwanted=unwanted)
+    hook.remove()
+    assert len(chunks) == 2
 
 
 def plain_logprobs(
