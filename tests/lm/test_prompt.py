@@ -113,7 +113,7 @@ def test_long_prompt_is_refused_not_cut() -> None:
     messages = user({"type": "video"}, text("?"))
     length = len(build_prompt(TOKENIZER, messages, [100]))
     assert len(build_prompt(TOKENIZER, messages, [100], max_prompt_tokens=length)) == length
-    with pytest.raises(ValueError, match=f"prompt of {length} tokens exceeds tokenizer_model_max_"):
+    with pytest.raises(ValueError, match=f"prompt of {length} tokens exceeds the limit"):
         build_prompt(TOKENIZER, messages, [100], max_prompt_tokens=length - 1)
     check_prompt_length(10**9, None)
 
