@@ -49,28 +49,27 @@ def main() -> int:
     options = parse(Options)
     storage, shards = absolute(options.storage), absolute(options.shards)
     base = model_place(options.model)
-    chosen, other = "align_projector", "align"
-    if options.stage == "all":
-        chosen, other = other, chosen
-    if getattr(options, other) != getattr(get_recipe(options.recipe), other):
-        flags = [f"--{name.replace('_', '-')}.*" for name in (other, chosen)]
-        raise ValueError(f"{flags[0]} is not for --stage {options.stage}; use {flags[1]}")
-    config: AlignConfig = getattr(options, chosen)
+    config = chosen_config(options)
     stage = VisionStage(config, base=base, shards=shards)
     stage.check_inputs()
     ray.init(ignore_reinit_error=True)
     documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
     outcome = train(stage, config, storage=storage, name=options.name, documents=documents)
-    where = f"{storage}/{options.name}"
-    if outcome.status == "finished":
-        print(f"finished after {outcome.step} steps; the model is in {where}/final")
-        return 0
-    print(f"{outcome.status} after step {outcome.step}. {outcome.message}")
-    if outcome.status == "diverged":
-        print("the same settings would diverge again; change some, under another --name")
-    else:
-        print(f"the same --name continues from the last checkpoint in {where}")
-    return 1
+    print(outcome.describe(f"{storage}/{options.name}"))
+    return 0 if outcome.status == "finished" else 1
+
+
+def chosen_config(options: Options) -> AlignConfig:
+    """Settings of the stage that runs; ValueError for settings of the other one, which would be
+    ignored."""
+    recipe = get_recipe(options.recipe)
+    if options.stage == "projector":
+        if options.align != recipe.align:
+            raise ValueError("--align.* is not for --stage projector; use --align-projector.*")
+        return options.align_projector
+    if options.align_projector != recipe.align_projector:
+        raise ValueError("--align-projector.* is not for --stage all; use --align.*")
+    return options.align
 
 
 if __name__ == "__main__":

@@ -47,16 +47,8 @@ def main() -> int:
     ray.init(ignore_reinit_error=True)
     documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
     outcome = train(stage, options.extend, storage=storage, name=options.name, documents=documents)
-    where = f"{storage}/{options.name}"
-    if outcome.status == "finished":
-        print(f"finished after {outcome.step} steps; the model is in {where}/final")
-        return 0
-    print(f"{outcome.status} after step {outcome.step}. {outcome.message}")
-    if outcome.status == "diverged":
-        print("the same settings would diverge again; change some, under another --name")
-    else:
-        print(f"the same --name continues from the last checkpoint in {where}")
-    return 1
+    print(outcome.describe(f"{storage}/{options.name}"))
+    return 0 if outcome.status == "finished" else 1
 
 
 def find_base(options: Options, storage: str) -> str:

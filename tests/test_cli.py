@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from encoded_video import write_video
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longva_ray import cli
 from longva_ray.lm.checkpoint import load_longva
-from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 from longva_ray.tiny.text_stages import write_base
 from longva_ray.tiny.tower import NamingTower, save_tower, tower_config
@@ -39,22 +38,8 @@ def test_verify_names_what_the_disk_changed(
     with pytest.raises(ValueError, match="no encoded videos"):
         cli.verify([str(tmp_path)])
     store = ShardStore(tmp_path)
-    spec = EncodingSpec(
-        encoder_fingerprint="a" * 32,
-        sampling="1fps",
-        fitting="letterbox",
-        decoder="pyav",
-        frame_size=56,
-        dtype="float32",
-        tokens_per_frame=4,
-        width=6,
-        micro_batch=4,
-        part_frames=5,
-    )
-    tokens_FQD = torch.randn(5, 4, 6)
     for video_id in ("a" * 32, "b" * 32):
-        store.write_part(video_id, spec, 0, np.arange(5), np.arange(5.0), tokens_FQD)
-        store.commit(video_id, spec, source="a.mp4", num_frames=5, duration_s=5.0)
+        tokens_FQD = write_video(store, num_frames=5, video_id=video_id)
     assert cli.verify([str(tmp_path)]) == 0
     part = next((tmp_path / ("b" * 32)).rglob("*.arrow"))
     content = part.read_bytes()

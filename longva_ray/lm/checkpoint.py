@@ -191,7 +191,8 @@ def initialise_longva(
         model = LongVAForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    _save(model, tokenizer, Path(path))
+    with save_folder(Path(path)) as folder:
+        _save(model, tokenizer, folder)
 
 
 def assemble_longva(
@@ -223,37 +224,37 @@ def assemble_longva(
     Raises:
         ValueError: `path` exists, a source is not what it should be, or lacks weights.
     """
-    if Path(path).exists():
-        raise ValueError(f"{path} exists already; remove it or choose another folder")
-    text_folder, clip_folder = resolve(text_backbone), resolve(clip)
-    tokenizer = AutoTokenizer.from_pretrained(text_folder)
-    image_token_id, video_token_id = add_placeholders(tokenizer)
-    config = LongVAConfig(
-        vision_config=clip_config(clip_folder),
-        text_config=AutoConfig.from_pretrained(text_folder),
-        image_token_id=image_token_id,
-        video_token_id=video_token_id,
-        grid_rule=grid_rule,
-        frame_fitting=frame_fitting,
-        encoding=encoding,
-        max_grids=MAX_GRIDS[encoding],
-    )
-    for part in (config.vision, config.text):
-        part.name_or_path = ""  # where the parts lay means nothing to whom the whole is given
-    tensors = read_tensors(text_folder, lambda stored: _LANGUAGE + stored, dtype)
-    tensors |= clip_tensors(clip_folder, config, dtype)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _load(
-            LongVAForConditionalGeneration,
-            config,
-            tensors,
-            dtype=dtype,
-            attn_implementation=None,
-            fresh=_PROJECTOR,
+    # Entered first: that there is something already is said before minutes of loading.
+    with save_folder(Path(path)) as folder:
+        text_folder, clip_folder = resolve(text_backbone), resolve(clip)
+        tokenizer = AutoTokenizer.from_pretrained(text_folder)
+        image_token_id, video_token_id = add_placeholders(tokenizer)
+        config = LongVAConfig(
+            vision_config=clip_config(clip_folder),
+            text_config=AutoConfig.from_pretrained(text_folder),
+            image_token_id=image_token_id,
+            video_token_id=video_token_id,
+            grid_rule=grid_rule,
+            frame_fitting=frame_fitting,
+            encoding=encoding,
+            max_grids=MAX_GRIDS[encoding],
         )
-    _apply_generation_config(model, text_folder, config)
-    _save(model, tokenizer, Path(path))
+        for part in (config.vision, config.text):
+            part.name_or_path = ""  # where the parts lay means nothing to whom the whole is given
+        tensors = read_tensors(text_folder, lambda stored: _LANGUAGE + stored, dtype)
+        tensors |= clip_tensors(clip_folder, config, dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _load(
+                LongVAForConditionalGeneration,
+                config,
+                tensors,
+                dtype=dtype,
+                attn_implementation=None,
+                fresh=_PROJECTOR,
+            )
+        _apply_generation_config(model, text_folder, config)
+        _save(model, tokenizer, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,11 +385,10 @@ def _check_none_missing(missing: Sequence[str]) -> None:
 
 
 def _save(
-    model: LongVAForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, path: Path
+    model: LongVAForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
     assert model.config.placeholder_ids == placeholder_ids(tokenizer)
     tokens_per_grid = model.frame_encoder.tokens_per_grid
     processor = processor_for(model.config, tokenizer, tokens_per_grid=tokens_per_grid)
-    with save_folder(path) as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -97,11 +97,10 @@ def _stored_names(folder: Path) -> dict[str, list[str]]:
     for single in _FILES:
         index = folder / f"{single}.index.json"
         if index.exists():
-            file_of = json.loads(index.read_text())["weight_map"]
-            return {
-                file: [name for name, other in file_of.items() if other == file]
-                for file in set(file_of.values())
-            }
+            files: dict[str, list[str]] = {}
+            for name, file in json.loads(index.read_text())["weight_map"].items():
+                files.setdefault(file, []).append(name)
+            return files
         if (folder / single).exists():
             with _open_weights(folder / single) as (names, _):
                 return {single: names}

@@ -46,9 +46,8 @@ def ring_inputs(
     """Keyword arguments for the forward pass of `model` on this rank's share of the tokens.
 
     Positions are (1, L), within each document, on `device`: None is the model's, which is the CPU
-    for one whose weights are offloaded. Raises ValueError unless
-    the model is set to this attention implementation: any other would take the share for a packed
-    batch.
+    for one whose weights are offloaded. Raises ValueError unless the model is set to this attention
+    implementation: any other would take the share for a packed batch.
     """
     chosen = model.config._attn_implementation
     if chosen != NAME:

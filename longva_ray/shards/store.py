@@ -246,18 +246,15 @@ class ShardStore:
     def _read_batch(self, path: str) -> pa.RecordBatch:
         """Raises ShardError when there is no whole batch at that path."""
         try:
-            return self._open_batch(path)
+            if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem):
+                source = pa.memory_map(path)
+            else:
+                source = self.filesystem.open_input_file(path).read_buffer()
+            return pa.ipc.open_file(source).get_batch(0)
         except (pa.ArrowInvalid, OSError) as error:
             raise ShardError(
                 f"{path} cannot be read ({error}); delete it and encode the video again"
             ) from error
-
-    def _open_batch(self, path: str) -> pa.RecordBatch:
-        if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem):
-            source = pa.memory_map(path)
-        else:
-            source = self.filesystem.open_input_file(path).read_buffer()
-        return pa.ipc.open_file(source).get_batch(0)
 
     def _is_sound(self, path: str, spec: EncodingSpec, part: int, num_frames: int) -> bool:
         try:

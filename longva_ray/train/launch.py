@@ -226,8 +226,12 @@ def _tracker_folder(
     with tempfile.TemporaryDirectory(prefix="longva-run-") as folder:
         earlier = f"{target}/{METRICS}"  # which a run that goes on continues
         if filesystem.get_file_info(earlier).type == pyarrow.fs.FileType.File:
-            with filesystem.open_input_stream(earlier) as stream:
-                (Path(folder) / METRICS).write_bytes(stream.read())
+            pyarrow.fs.copy_files(
+                earlier,
+                f"{folder}/{METRICS}",
+                source_filesystem=filesystem,
+                destination_filesystem=pyarrow.fs.LocalFileSystem(),
+            )
         try:
             yield Path(folder)
         finally:

@@ -67,6 +67,17 @@ class Outcome:
     peak_flops: float | None = None
     """FLOPs per second of one worker's matrix product (`train.speed`)."""
 
+    def describe(self, where: str) -> str:
+        """What a person is told about a run in the folder `where`, and what to do next."""
+        if self.status == "finished":
+            return f"finished after {self.step} steps; the model is in {where}/final"
+        told = f"{self.status} after step {self.step}. {self.message}"
+        if self.status == "diverged":
+            return (
+                f"{told}\nthe same settings would diverge again; change some, under another --name"
+            )
+        return f"{told}\nthe same --name continues from the last checkpoint in {where}"
+
 
 class Session(Protocol):
     """The world outside a worker."""

@@ -190,6 +190,7 @@ def _states(setup: Setup) -> list[Term]:
         return Term(name=name, formula=formula, gpu=gpu, host=host)
 
     offload = train.offload and stage >= 1
+    offload_gradients = train.offload and stage >= 2
     # In plain float32 training the weights are their own master copy.
     optimizer_bytes = 12 if stage >= 1 else 8
     found = [
@@ -197,8 +198,8 @@ def _states(setup: Setup) -> list[Term]:
         place(
             "gradients",
             "b P, / GPUs from ZeRO-2; 4 bytes on the host",
-            (4 if offload and stage >= 2 else b) * share(2),
-            away=offload and stage >= 2,
+            (4 if offload_gradients else b) * share(2),
+            away=offload_gradients,
         ),
         place(
             "optimizer and master weights",
