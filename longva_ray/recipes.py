@@ -45,7 +45,9 @@ def tiny() -> Recipe:
         vniah=vniah_config(),
         extend=extend.training,
         # For texts of anybody's; the documents of the tiny world say which characters are labels.
-        text=dataclasses.replace(extend.text, keep_whole=False, labels_field=None),
+        text=dataclasses.replace(
+            extend.text, keep_whole=False, labels_field=None, separator="auto"
+        ),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
         align_projector=AlignConfig(**alignment, train="projector", steps=800, learning_rate=3e-3),
         align=AlignConfig(
