@@ -156,6 +156,12 @@ def needle(city: str, number: str) -> str:
     return f"The magic number of {city} is {number}."
 
 
+def most_exchanges(budget: int, num_scenes: int) -> int:
+    """Questions about so many scenes that fit into `budget` tokens, at least 1."""
+    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
+    return max(1, left // _EXCHANGE_TOKENS)
+
+
 def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
     """Shapes, and letters and digits, each at most once, at random places; half of the time one,
     since only of a single one it can be asked which it is."""
@@ -271,8 +277,7 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
         scenes = [random_scene(rng) for _ in range(num_scenes)]
     else:
         scenes = needles_among_shapes(rng, num_scenes)
-    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
-    asked = ask_several(scenes, rng, most=max(1, left // _EXCHANGE_TOKENS))
+    asked = ask_several(scenes, rng, most=most_exchanges(budget, num_scenes))
     text = conversation(tiny_tokenizer(), scenes, asked)
     begin, end = f"{TURN_START}assistant\n", TURN_END
     for place, piece in enumerate(text.split(begin)):

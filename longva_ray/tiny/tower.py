@@ -72,6 +72,9 @@ class TowerTraining:
     """Highest; a cosine leads to zero."""
     warmup_steps: int = 100
     weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    """Draws the frames of one word close together, where a cross-entropy that is nearly zero leaves
+    them wide apart (https://arxiv.org/abs/1906.02629); hundreds of frames need that."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -206,7 +209,11 @@ def _train(model: CaptioningTower, pictures: Pictures, training: TowerTraining) 
             row_G = torch.randint(len(pictures), (training.batch,))
             pixels_GCYX = change(_pixels(pictures.frames_GYXC[row_G.numpy()]))
             logits_GQK = model(pixels_GCYX)
-            loss = F.cross_entropy(logits_GQK.flatten(0, 1), words_GQ[row_G].flatten())
+            loss = F.cross_entropy(
+                logits_GQK.flatten(0, 1),
+                words_GQ[row_G].flatten(),
+                label_smoothing=training.label_smoothing,
+            )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
