@@ -271,8 +271,8 @@ def _say_first(
     ids = tokenizer.encode(word, add_special_tokens=False)
     if len(ids) != 1:
         raise ValueError(f"{word!r} is {len(ids)} tokens of this tokenizer; want a word of one")
-    embedding_D = model.get_input_embeddings().weight[ids[0]]
-    model.frame_encoder.projector.linear_2.bias.copy_(embedding_D)
+    embedding_1D = model.get_input_embeddings()(torch.tensor(ids))
+    model.frame_encoder.projector.linear_2.bias.copy_(embedding_1D[0])
 
 
 @dataclass(frozen=True, kw_only=True)
