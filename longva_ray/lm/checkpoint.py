@@ -205,7 +205,6 @@ def assemble_longva(
     grid_rule: GridRule = "paper",
     frame_fitting: Fitting = "letterbox",
     encoding: Encoding = "unires",
-    first_word: str | None = None,
 ) -> None:
     """Join a text backbone and a CLIP tower by a fresh projector and save it all to `path`.
 
@@ -221,12 +220,9 @@ def assemble_longva(
         grid_rule: see `longva_ray.vision.unires`.
         frame_fitting: see `longva_ray.video.fitting`.
         encoding: of images, see `longva_ray.vision.encoding`; it decides the most grids, too.
-        first_word: what every visual token says before any training, nearly: the projector's last
-            bias is this word's embedding. None draws it at random, as the paper does.
 
     Raises:
-        ValueError: `path` exists, a source is not what it should be, or lacks weights; a first word
-            of several tokens.
+        ValueError: `path` exists, a source is not what it should be, or lacks weights.
     """
     # Entered first: that there is something already is said before minutes of loading.
     with save_folder(Path(path)) as folder:
@@ -257,22 +253,8 @@ def assemble_longva(
                 attn_implementation=None,
                 fresh=_PROJECTOR,
             )
-        if first_word is not None:
-            _say_first(model, tokenizer, first_word)
         _apply_generation_config(model, text_folder, config)
         _save(model, tokenizer, folder)
-
-
-@torch.no_grad()
-def _say_first(
-    model: LongVAForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, word: str
-) -> None:
-    """Let all visual tokens start near a word that the language model knows."""
-    ids = tokenizer.encode(word, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(f"{word!r} is {len(ids)} tokens of this tokenizer; want a word of one")
-    embedding_1D = model.get_input_embeddings()(torch.tensor(ids))
-    model.frame_encoder.projector.linear_2.bias.copy_(embedding_1D[0])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,9 +219,6 @@ class Workshop:
                 seed=self._seed,
                 path=model,
                 encoding=contender.encoding,
-                # Half of the visual tokens carry no word. Where a random projector leaves them,
-                # hundreds draw the attention away from everything; hundreds of stops are text.
-                first_word=".",
             )
         for data, config in (
             (("captions", contender.conversations), self._recipe.align_projector),

@@ -282,17 +282,6 @@ def test_assembling_a_backbone_and_a_tower(
     assert model.frame_encoder.projector.linear_1.weight.std() > 0
     assert AutoTokenizer.from_pretrained(tmp_path / "a").encode("<video>") == [260]
 
-    spoken = tmp_path / "spoken"
-    assemble_longva(tmp_path / "text", tmp_path / "clip", seed=1, path=spoken, first_word=".")
-    starts, _ = load_longva(spoken, dtype=FP32)
-    word_D = starts.get_input_embeddings().weight[ord(".")]
-    assert torch.equal(starts.frame_encoder.projector.linear_2.bias, word_D)
-    with pytest.raises(ValueError, match="'no' is 2 tokens"):
-        assemble_longva(
-            tmp_path / "text", tmp_path / "clip", seed=1, path=tmp_path / "c", first_word="no"
-        )
-    assert not (tmp_path / "c").exists()
-
 
 def test_a_missing_weight_is_an_error_not_a_random_one(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "holes")
