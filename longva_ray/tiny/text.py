@@ -54,12 +54,11 @@ from longva_ray.tiny.world import (
     Exchange,
     Scene,
     ask_several,
+    describe,
     random_scene,
 )
 
 NUMBER_DIGITS = 7
-CAPTION_MANNER = 0.5
-"""Of the lists of scenes, how many are told as captions are."""
 SHORTEST = 48
 
 _SYSTEM_TOKENS = 16  # the system turn and the start of the user's
@@ -69,7 +68,6 @@ _QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10
 
 _WORDS = tuple(f" {word}" for word in (*SCENE_WORDS, *ESSAY_WORDS, *CITIES))
-_FILLINGS = (*PEOPLE, *PLACES, *DEEDS, *MANNERS, *CITIES)
 _FIGURES = (*(f" {pair}" for pair in PAIRS), *PAIRS)
 _SMALLEST_POOL = 64
 
@@ -141,11 +139,13 @@ def write_essays(folder: str | Path, seed: int, *, num_essays: int, num_sentence
         (Path(folder) / f"essay-{number:03d}.txt").write_text(essay + "\n")
 
 
-def conversation(tokenizer: PreTrainedTokenizerBase, told: str, asked: Sequence[Exchange]) -> str:
+def conversation(
+    tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], asked: Sequence[Exchange]
+) -> str:
     """A list of scenes and questions about it in the chat template, as if the list were a video."""
     messages = []
     for number, exchange in enumerate(asked):
-        shown = f"{told}\n" if number == 0 else ""
+        shown = describe(scenes) + "\n" if number == 0 else ""
         messages.append({"role": "user", "content": shown + exchange.question})
         messages.append({"role": "assistant", "content": exchange.answer})
     return str(tokenizer.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, tokenize=False))
@@ -154,12 +154,6 @@ def conversation(tokenizer: PreTrainedTokenizerBase, told: str, asked: Sequence[
 def needle(city: str, number: str) -> str:
     """The hidden sentence of Appendix A."""
     return f"The magic number of {city} is {number}."
-
-
-def most_exchanges(budget: int, num_scenes: int) -> int:
-    """Questions about so many scenes that fit into `budget` tokens, at least 1."""
-    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
-    return max(1, left // _EXCHANGE_TOKENS)
 
 
 def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
@@ -172,28 +166,6 @@ def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
     for place, thing in zip(rng.sample(range(num_scenes), num_needles), needles, strict=True):
         scenes[place] = Scene(scenes[place].colour, thing)
     return scenes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Manner:
-    """What stands around the words of every scene of a document: one token each."""
-
-    before: str
-    behind: str
-
-    def tell(self, scene: Scene) -> str:
-        return f"{self.before} {scene.thing} {scene.colour}{self.behind}"
-
-
-def _manner(rng: random.Random) -> _Manner:
-    """That of captions ("a star red."), or two words drawn at random.
-
-    Half of what stands for a frame says nothing, and no training decides what it looks like. A
-    language model that knows one kind of filling only is lost among hundreds of others.
-    """
-    if rng.random() < CAPTION_MANNER:
-        return _Manner("a", ".")
-    return _Manner(rng.choice(_FILLINGS), f" {rng.choice(_FILLINGS)}")
 
 
 class _Draft:
@@ -248,14 +220,13 @@ def _write_list(draft: _Draft, rng: random.Random, budget: int) -> None:
     while len(scenes) < num_scenes:
         scenes.append(Scene(rng.choice(list(COLOURS)), rng.choice(others)))
     rng.shuffle(scenes)
-    manner = _manner(rng)
-    draft.add(" ".join(map(manner.tell, scenes)))
+    draft.add(describe(scenes))
     length = TOKENS_A_SCENE * num_scenes
     while length + TOKENS_A_SCENE <= budget:
         scene = rng.choice(once)
-        draft.add(f" {manner.before} {scene.thing}")
+        draft.add(f" a {scene.thing}")
         draft.add(f" {scene.colour}", label=True)
-        draft.add(manner.behind)
+        draft.add(".")
         length += TOKENS_A_SCENE
 
 
@@ -300,9 +271,9 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
         scenes = [random_scene(rng) for _ in range(num_scenes)]
     else:
         scenes = needles_among_shapes(rng, num_scenes)
-    asked = ask_several(scenes, rng, most=most_exchanges(budget, num_scenes))
-    told = " ".join(map(_manner(rng).tell, scenes))
-    text = conversation(tiny_tokenizer(), told, asked)
+    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
+    asked = ask_several(scenes, rng, most=max(1, left // _EXCHANGE_TOKENS))
+    text = conversation(tiny_tokenizer(), scenes, asked)
     begin, end = f"{TURN_START}assistant\n", TURN_END
     for place, piece in enumerate(text.split(begin)):
         if place == 0:
