@@ -71,7 +71,8 @@ def backward(
     scale: float,
 ) -> Gradients:
     """Gradients of q, k and v in the accumulation dtype."""
-    gradients: _TravellingGradients | None = None
+    dq_BNLH = torch.zeros_like(q, dtype=accumulate_dtype(q.dtype))
+    gradients = _TravellingGradients(k, group)
     for block, (keys, values) in zip(blocks, _rotate(k, v, group), strict=True):
         shares: Gradients | None = None
         if block is not None:
@@ -82,18 +83,12 @@ def backward(
             shares = kernel.backward(
                 grad_rows, q_rows, key_rows, value_rows, out_rows, lse_rows, block, scale=scale
             )
-        if gradients is None:  # the first step meets the local keys and covers every row
-            assert shares is not None
-            dq_BNLH = shares[0].to(accumulate_dtype(q.dtype))
-            gradients = _TravellingGradients(shares[1], shares[2], group)
-        else:
-            dkv_2BMLH = gradients.arrive()
-            if block is not None and shares is not None:
-                dq_BNLH[:, :, block.queries] += shares[0]
-                dkv_2BMLH[0, :, :, block.keys] += shares[1]
-                dkv_2BMLH[1, :, :, block.keys] += shares[2]
+        dkv_2BMLH = gradients.arrive()
+        if block is not None and shares is not None:
+            dq_BNLH[:, :, block.queries] += shares[0]
+            dkv_2BMLH[0, :, :, block.keys] += shares[1]
+            dkv_2BMLH[1, :, :, block.keys] += shares[2]
         gradients.leave()
-    assert gradients is not None
     dk, dv = gradients.arrive()
     return dq_BNLH, dk, dv
 
@@ -120,16 +115,15 @@ def _rotate(
 class _TravellingGradients:
     """dk and dv of the keys at hand: they arrive, get a share, and leave for the next rank."""
 
-    def __init__(
-        self, dk_BMLH: torch.Tensor, dv_BMLH: torch.Tensor, group: dist.ProcessGroup | None
-    ) -> None:
-        self._here = torch.stack((dk_BMLH, dv_BMLH)).to(accumulate_dtype(dk_BMLH.dtype))
+    def __init__(self, k_BMLH: torch.Tensor, group: dist.ProcessGroup | None) -> None:
+        dtype = accumulate_dtype(k_BMLH.dtype)
+        self._here = k_BMLH.new_zeros((2, *k_BMLH.shape), dtype=dtype)
         self._group = group
         self._spare = torch.empty_like(self._here)
         self._transfers: list[dist.Work] = []
 
     def arrive(self) -> torch.Tensor:
-        """(2, B, M, L, H): what the previous rank passed on."""
+        """(2, B, M, L, H): zeros at first, later what the previous rank passed on."""
         if self._transfers:
             for transfer in self._transfers:
                 transfer.wait()
