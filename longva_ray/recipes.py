@@ -3,7 +3,6 @@
 A recipe is what a job starts from; single settings are then overridden on the command line. Every
 checkpoint is an ordinary folder or name on the hub; no code path is special to small models."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,14 @@ def tiny() -> Recipe:
         niah=niah_config(),
         vniah=vniah_config(),
         extend=extend.training,
-        # For texts of anybody's; the documents of the tiny world say which characters are labels.
-        text=dataclasses.replace(
-            extend.text, keep_whole=False, labels_field=None, separator="auto"
+        # For texts of anybody's; those of the tiny world have settings of their own.
+        text=TextDataConfig(
+            sequence_length=extend.sequence_length,
+            upsample_factor=1,
+            domain_field="domain",
+            parse_special_tokens=True,
+            part_tokens=2**20,
+            task_cpus=0.5,
         ),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
         align_projector=AlignConfig(**alignment, train="projector", steps=800, learning_rate=3e-3),

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ CONFIG = TextDataConfig(
     task_cpus=0.5,
     seed=7,
 )
+SMALL_PIECES = replace(CONFIG, part_tokens=4096, group_bytes=1)
+"""So many groups and parts that a run can be killed among them."""
 
 
 @pytest.fixture(scope="module")
@@ -297,22 +299,17 @@ def test_what_cannot_be_met(
 
 
 def command(texts: Path, output: Path, tokenizer: str) -> list[str]:
-    """The job with the settings of CONFIG."""
-    settings = {
-        "tokenizer": tokenizer,
-        "separator": "auto",
-        "domain-field": "domain",
-        "sequence-length": 512,
-        "upsample-longer-than": 200,
-        "upsample-factor": 4,
-        "part-tokens": 4096,
-        "group-bytes": 1,
-        "seed": 7,
-        "max-tasks": 1,
-    }
-    options = [item for name, value in settings.items() for item in (f"--text.{name}", str(value))]
+    """The job with the settings of SMALL_PIECES, all of them: a recipe has defaults of its own."""
     job = [sys.executable, str(REPOSITORY / "jobs/prepare_text.py"), "--texts", str(texts)]
-    return [*job, "--output", str(output), *options, "--text.no-parse-special-tokens"]
+    job += ["--output", str(output)]
+    config = replace(SMALL_PIECES, tokenizer=tokenizer, max_tasks=1)
+    for field, value in asdict(config).items():
+        name = field.replace("_", "-")
+        if isinstance(value, bool):
+            job.append(f"--text.{name}" if value else f"--text.no-{name}")
+        else:
+            job += [f"--text.{name}", str(value)]
+    return job
 
 
 @pytest.fixture(scope="module")
@@ -331,8 +328,7 @@ def undisturbed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, str]:
     output = tmp_path_factory.mktemp("undisturbed")
-    config = replace(CONFIG, part_tokens=4096, group_bytes=1)
-    prepare(four_files, output, tokenizer_folder, config)
+    prepare(four_files, output, tokenizer_folder, SMALL_PIECES)
     return shard_files(output)
 
 
