@@ -29,7 +29,8 @@ from longva_ray.filesystem import write_once
 from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import Frame, draw_small
-from longva_ray.tiny.text import needles_among_shapes
+from longva_ray.tiny.text import most_exchanges, needles_among_shapes
+from longva_ray.tiny.text_stages import PRETRAINED_TOKENS
 from longva_ray.tiny.world import (
     Exchange,
     Scene,
@@ -42,8 +43,7 @@ from longva_ray.tiny.world import (
 SAMPLES_FILE = "samples.json"
 JPEG_QUALITY = 92
 MOST_EXCHANGES = 3
-"""Questions about an image. Few: they are part of the context that alignment shows, and longer
-conversations stretch a language model that was not extended."""
+"""Questions about an image."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,9 @@ class ImageSet:
     """Numbers of cells that an image may have, each equally likely."""
     cell: int = 56
     """Side of a cell in pixels: the grid size of the model."""
+    most_tokens: int = PRETRAINED_TOKENS
+    """Of a conversation, scenes included. A longer one than what the language model was pretrained
+    on would stretch its context, extended or not."""
     in_words: float = 0.0
     """Conversations without an image, for one with: the scenes are told in words. LLaVA's data has
     such too; here they keep the language model from forgetting what it was extended on."""
@@ -75,7 +78,8 @@ def write_conversations(images: ImageSet, *, seed: int, folder: str | os.PathLik
     """Write images and, for each, a conversation of several questions."""
 
     def asked(scenes: Sequence[Scene], rng: random.Random) -> list[Exchange]:
-        return ask_several(scenes, rng, most=MOST_EXCHANGES)
+        most = min(MOST_EXCHANGES, most_exchanges(images.most_tokens, len(scenes)))
+        return ask_several(scenes, rng, most=most)
 
     _write(images, seed, Path(folder), asked)
 

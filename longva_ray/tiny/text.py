@@ -54,7 +54,6 @@ from longva_ray.tiny.world import (
     Exchange,
     Scene,
     ask_several,
-    describe,
     random_scene,
 )
 
@@ -68,6 +67,9 @@ _QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10
 
 _WORDS = tuple(f" {word}" for word in (*SCENE_WORDS, *ESSAY_WORDS, *CITIES))
+_TELLINGS = (" a {thing} {colour}.", " {thing} {colour} {thing} {colour}")
+"""How the scenes of a document are told: as captions, or as the places of a frame tell them. Both
+begin with a space, without which not every word is a token."""
 _FIGURES = (*(f" {pair}" for pair in PAIRS), *PAIRS)
 _SMALLEST_POOL = 64
 
@@ -139,13 +141,11 @@ def write_essays(folder: str | Path, seed: int, *, num_essays: int, num_sentence
         (Path(folder) / f"essay-{number:03d}.txt").write_text(essay + "\n")
 
 
-def conversation(
-    tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], asked: Sequence[Exchange]
-) -> str:
+def conversation(tokenizer: PreTrainedTokenizerBase, told: str, asked: Sequence[Exchange]) -> str:
     """A list of scenes and questions about it in the chat template, as if the list were a video."""
     messages = []
     for number, exchange in enumerate(asked):
-        shown = describe(scenes) + "\n" if number == 0 else ""
+        shown = f"{told}\n" if number == 0 else ""
         messages.append({"role": "user", "content": shown + exchange.question})
         messages.append({"role": "assistant", "content": exchange.answer})
     return str(tokenizer.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, tokenize=False))
@@ -154,6 +154,12 @@ def conversation(
 def needle(city: str, number: str) -> str:
     """The hidden sentence of Appendix A."""
     return f"The magic number of {city} is {number}."
+
+
+def most_exchanges(budget: int, num_scenes: int) -> int:
+    """Questions about so many scenes that fit into `budget` tokens, at least 1."""
+    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
+    return max(1, left // _EXCHANGE_TOKENS)
 
 
 def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
@@ -166,6 +172,10 @@ def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
     for place, thing in zip(rng.sample(range(num_scenes), num_needles), needles, strict=True):
         scenes[place] = Scene(scenes[place].colour, thing)
     return scenes
+
+
+def _tell(scene: Scene, telling: str) -> str:
+    return telling.format(thing=scene.thing, colour=scene.colour)
 
 
 class _Draft:
@@ -220,13 +230,15 @@ def _write_list(draft: _Draft, rng: random.Random, budget: int) -> None:
     while len(scenes) < num_scenes:
         scenes.append(Scene(rng.choice(list(COLOURS)), rng.choice(others)))
     rng.shuffle(scenes)
-    draft.add(describe(scenes))
+    telling = rng.choice(_TELLINGS)
+    draft.add("".join(_tell(scene, telling) for scene in scenes))
     length = TOKENS_A_SCENE * num_scenes
     while length + TOKENS_A_SCENE <= budget:
         scene = rng.choice(once)
-        draft.add(f" a {scene.thing}")
+        before, behind = _tell(scene, telling).split(f" {scene.colour}", 1)
+        draft.add(before)
         draft.add(f" {scene.colour}", label=True)
-        draft.add(".")
+        draft.add(behind)
         length += TOKENS_A_SCENE
 
 
@@ -271,9 +283,10 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
         scenes = [random_scene(rng) for _ in range(num_scenes)]
     else:
         scenes = needles_among_shapes(rng, num_scenes)
-    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
-    asked = ask_several(scenes, rng, most=max(1, left // _EXCHANGE_TOKENS))
-    text = conversation(tiny_tokenizer(), scenes, asked)
+    asked = ask_several(scenes, rng, most=most_exchanges(budget, num_scenes))
+    telling = rng.choice(_TELLINGS)
+    told = "".join(_tell(scene, telling) for scene in scenes)
+    text = conversation(tiny_tokenizer(), told, asked)
     begin, end = f"{TURN_START}assistant\n", TURN_END
     for place, piece in enumerate(text.split(begin)):
         if place == 0:

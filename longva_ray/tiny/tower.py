@@ -2,19 +2,21 @@
 
     CLIPVisionConfig -> a folder that `longva_ray.lm.checkpoint.assemble_longva` reads as a tower
 
-The tower sees single frames and learns to name the thing, its colour and the place: from each of
-the four places that later become visual tokens alone, since a projector that works place by place
-can only pass on what is there, and turns each place into another word. (Without the place, which
-nothing else asks for, the tower forgets it: the projector then mixes up the words of a caption.)
-Three linear heads do the naming and are thrown away. What is pretrained is
-what is used, the layers up to `hidden_states[-2]`; the layer behind is neither built nor saved.
+The tower sees single frames and learns to tell them: the four places that later become visual
+tokens say "star", "red", "star", "red", by a linear head that is thrown away. CLIP's tower comes
+near to language in its own way. A tower whose places all know everything leaves it to the projector
+to take the words apart, and what is left of the others in each of them is what a language model
+mistakes among hundreds of frames. No place says what is the same for every frame: no loss on short
+images decides what the projector makes of that, and hundreds of such tokens draw the attention of a
+language model away. What is pretrained is what is used, the layers up to `hidden_states[-2]`; the
+layer behind is neither built nor saved.
 
 Frames are drawn once and changed at each use: shifted, scaled, turned, brightened, made noisy. Tens
 of thousands of them matter more than long training: retrieval among F frames meets every frame that
 is mistaken for another F times. One process, float32, CPU; no language model is involved.
 
 Shape suffixes: G frames, Y/X/C pixel axes, P patches, Q places after pooling, V tower width, K
-classes.
+words.
 """
 
 from __future__ import annotations
@@ -36,12 +38,15 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from longva_ray.lm.weights import save_folder
 from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import draw_small
-from longva_ray.tiny.world import COLOURS, THINGS, Scene
+from longva_ray.tiny.world import COLOURS, THINGS, TOKENS_A_SCENE, Scene
 from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.frame_encoder import grid_and_patch_side
 
 FEATURE_LAYER = -2  # of hidden_states, as in the paper's model
-PLACES_SIDE = 2  # visual tokens along a side of a frame, after pooling
+PLACES_SIDE = math.isqrt(TOKENS_A_SCENE)  # visual tokens along a side of a frame, after pooling
+FIRST_COLOUR = len(THINGS)
+NUM_WORDS = FIRST_COLOUR + len(COLOURS)
+"""What a place may say: things, then colours."""
 
 
 def tower_config() -> CLIPVisionConfig:
@@ -68,6 +73,9 @@ class TowerTraining:
     """Highest; a cosine leads to zero."""
     warmup_steps: int = 100
     weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    """Draws the frames of one word close together, where a cross-entropy that is nearly zero leaves
+    them wide apart (https://arxiv.org/abs/1906.02629); hundreds of frames need that."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,19 +95,21 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.frames_GYXC)
 
+    @property
+    def words_GQ(self) -> Tensor:
+        """What the places of each frame say: thing, colour, thing, colour."""
+        return torch.stack([self.thing_G, FIRST_COLOUR + self.colour_G] * 2, dim=1)
 
-class NamingTower(nn.Module):
-    """The tower with its heads: pixels_GCYX (0 to 255) -> logits G Q K of
-    colour, thing and place."""
+
+class CaptioningTower(nn.Module):
+    """The tower with its head: pixels_GCYX (0 to 255) -> logits G Q K of the word at each place."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.tower = ClipTower(config, feature_layer=FEATURE_LAYER)
-        self.colour = nn.Linear(config.hidden_size, len(COLOURS))
-        self.thing = nn.Linear(config.hidden_size, len(THINGS))
-        self.place = nn.Linear(config.hidden_size, PLACES_SIDE**2)
+        self.word = nn.Linear(config.hidden_size, NUM_WORDS)
 
-    def forward(self, pixels_GCYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels_GCYX: Tensor) -> Tensor:
         mean, std = (
             torch.tensor(values)[:, None, None] * 255
             for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
@@ -109,7 +119,8 @@ class NamingTower(nn.Module):
         side = math.isqrt(patches)
         patches_GVpp = patches_GPV.transpose(1, 2).reshape(grids, width, side, side)
         places_GQV = F.adaptive_avg_pool2d(patches_GVpp, PLACES_SIDE).flatten(2).mT
-        return self.colour(places_GQV), self.thing(places_GQV), self.place(places_GQV)
+        logits_GQK: Tensor = self.word(places_GQV)
+        return logits_GQK
 
 
 def draw_pictures(count: int, *, size: int, seed: int) -> Pictures:
@@ -131,37 +142,36 @@ def draw_pictures(count: int, *, size: int, seed: int) -> Pictures:
     )
 
 
-def pretrain_tower(config: CLIPVisionConfig, training: TowerTraining) -> NamingTower:
+def pretrain_tower(config: CLIPVisionConfig, training: TowerTraining) -> CaptioningTower:
     """Train a tower from scratch; the same seed gives the same weights on the same machine."""
     size, _ = grid_and_patch_side(config)
     pictures = draw_pictures(training.pictures, size=size, seed=training.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        model = NamingTower(config)
+        model = CaptioningTower(config)
         _train(model, pictures, training)
     return model.eval()
 
 
 @torch.inference_mode()
-def accuracy(model: NamingTower, pictures: Pictures, *, batch: int = 256) -> dict[str, float]:
-    """Of the frames, how many have their `colour`, their `thing` and the whole `scene` named
-    rightly, all places of a frame together."""
-    colour_is_right, thing_is_right = [], []
-    for start in range(0, len(pictures), batch):
-        rows = slice(start, start + batch)
-        colour_GQK, thing_GQK, _ = model(_pixels(pictures.frames_GYXC[rows]))
-        colour_is_right.append(_named(colour_GQK) == pictures.colour_G[rows])
-        thing_is_right.append(_named(thing_GQK) == pictures.thing_G[rows])
-    colour_G, thing_G = torch.cat(colour_is_right), torch.cat(thing_is_right)
+def accuracy(model: CaptioningTower, pictures: Pictures, *, batch: int = 256) -> dict[str, float]:
+    """Of the frames, how many have their `colour`, their `thing` and both, the `scene`, named
+    rightly by every place that names it."""
+    said_GQ = torch.cat(
+        [
+            model(_pixels(pictures.frames_GYXC[start : start + batch])).argmax(-1)
+            for start in range(0, len(pictures), batch)
+        ]
+    )
+    is_right_GQ = said_GQ == pictures.words_GQ
+    thing_G, colour_G = is_right_GQ[:, 0::2].all(1), is_right_GQ[:, 1::2].all(1)
     right = {"colour": colour_G, "thing": thing_G, "scene": colour_G & thing_G}
     return {name: is_right_G.float().mean().item() for name, is_right_G in right.items()}
 
 
-def _named(logits_GQK: Tensor) -> Tensor:
-    return logits_GQK.log_softmax(-1).mean(1).argmax(-1)
-
-
-def save_tower(model: NamingTower, config: CLIPVisionConfig, path: str | os.PathLike[str]) -> None:
+def save_tower(
+    model: CaptioningTower, config: CLIPVisionConfig, path: str | os.PathLike[str]
+) -> None:
     """Write the tower as a CLIP checkpoint, without the layers behind the one that is used.
 
     Raises:
@@ -175,7 +185,7 @@ def save_tower(model: NamingTower, config: CLIPVisionConfig, path: str | os.Path
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> None:
+def _train(model: CaptioningTower, pictures: Pictures, training: TowerTraining) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=training.learning_rate,
@@ -189,12 +199,16 @@ def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> N
             * (0.5 + 0.5 * math.cos(math.pi * step / training.steps))
         ),
     )
+    words_GQ = pictures.words_GQ
     with Progress("pretraining the tower", unit="steps", total=training.steps) as progress:
         for step in range(training.steps):
             row_G = torch.randint(len(pictures), (training.batch,))
             pixels_GCYX = change(_pixels(pictures.frames_GYXC[row_G.numpy()]))
-            loss = _naming_loss(
-                model(pixels_GCYX), pictures.colour_G[row_G], pictures.thing_G[row_G]
+            logits_GQK = model(pixels_GCYX)
+            loss = F.cross_entropy(
+                logits_GQK.flatten(0, 1),
+                words_GQ[row_G].flatten(),
+                label_smoothing=training.label_smoothing,
             )
             optimizer.zero_grad()
             loss.backward()
@@ -202,19 +216,6 @@ def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> N
             optimizer.step()
             schedule.step()
             progress.reach(step + 1, f"loss {loss.item():.3f}")
-
-
-def _naming_loss(
-    logits: tuple[Tensor, Tensor, Tensor], colour_G: Tensor, thing_G: Tensor
-) -> Tensor:
-    """Every place has to name the frame's colour and thing, and itself."""
-    frames, places, _ = logits[0].shape
-    wanted = (colour_G[:, None], thing_G[:, None], torch.arange(places)[None])
-    losses = [
-        F.cross_entropy(logits_GQK.flatten(0, 1), wanted_GQ.expand(frames, places).flatten())
-        for logits_GQK, wanted_GQ in zip(logits, wanted, strict=True)
-    ]
-    return torch.stack(losses).sum()
 
 
 def _pixels(frames_GYXC: NDArray[np.uint8]) -> Tensor:

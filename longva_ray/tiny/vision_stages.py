@@ -1,10 +1,9 @@
 """The vision half of longva-tiny: which images each stage of alignment shows, and the V-NIAH grid.
 
-Images have at most `LONGEST_IMAGE` cells, so that with its questions no conversation is longer than
+Images have at most `LONGEST_IMAGE` cells, and with its questions no conversation is longer than
 what the language model was pretrained on (`text_stages.PRETRAINED_TOKENS`): alignment stretches no
-context. The longest haystack that fits into the extended one is fifteen times as long as such an
-image. How the stages are trained is in the recipe (`longva_ray.recipes.tiny`), as for every other
-model.
+context. The longest haystack that fits into the extended one is ten times as long as such an image.
+How the stages are trained is in the recipe (`longva_ray.recipes.tiny`), as for every other model.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import dataclasses
 from longva_ray.config import VniahConfig
 from longva_ray.tiny.images import ImageSet
 
-LONGEST_IMAGE = 16
+LONGEST_IMAGE = 24
 CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
 """What all cells of an image show: for stage 1."""
 CONVERSATIONS = ImageSet(
     count=12000,
-    grids=(1, 2, 3, 4, 6, 8, 9, 12, 15, LONGEST_IMAGE),
+    grids=(1, 2, 4, 6, 9, 12, 16, 20, LONGEST_IMAGE),
     in_words=0.3,
 )
 """Questions about single cells: for both stages."""
