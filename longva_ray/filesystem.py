@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 import pyarrow as pa
 import pyarrow.fs
@@ -34,6 +34,27 @@ def resolve(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
         handler, path = fsspec.core.url_to_fs(place)
         filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(handler))
     return filesystem, path.rstrip("/")
+
+
+def list_folder(place: str) -> list[str] | None:
+    """The files of a folder by name, as places of the same kind; None for what is no folder, or
+    cannot be reached. Folders inside are left out."""
+    try:
+        filesystem, path = resolve(place)
+        if filesystem.get_file_info(path).type != pyarrow.fs.FileType.Directory:
+            return None
+        inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
+    except (OSError, ValueError, ImportError):
+        return None
+    names = sorted(
+        Path(entry.path).name for entry in inside if entry.type == pyarrow.fs.FileType.File
+    )
+    if not is_uri(place):
+        return [f"{path}/{name}" for name in names]
+    if not isinstance(filesystem, pyarrow.fs.PyFileSystem):  # pyarrow decodes its URIs, fsspec not
+        names = [quote(name) for name in names]
+    folder, mark, query = place.partition("?")
+    return [f"{folder.rstrip('/')}/{name}{mark}{query}" for name in names]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from longva_ray.filesystem import is_uri
+from longva_ray.filesystem import file_name, is_uri, list_folder
 from longva_ray.recipes import checkpoint_of, get_recipe
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def recipe_defaults(options: type[OptionsT], recipe_name: str) -> OptionsT:
 
 
 def find_videos(places: Sequence[str]) -> list[str]:
-    """Video files of a list of files, URLs and folders (a folder gives its videos, sorted by name).
+    """Video files of a list of files and folders, each a path or a URI (a folder gives its videos,
+    sorted by name).
 
     Files are taken whatever their suffix and need not exist: the run's report says what is wrong
     with them.
@@ -66,17 +67,20 @@ def find_videos(places: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for place in places:
-        path = Path(absolute(place)) if not is_uri(place) else None
-        if path is None or not path.is_dir():
-            found.append(absolute(place))
+        place = absolute(place)
+        inside = None if _is_video_name(place) and is_uri(place) else list_folder(place)
+        if inside is None:
+            found.append(place)
             continue
-        inside = sorted(
-            str(file) for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES
-        )
-        if not inside:
-            raise ValueError(f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {path}")
-        found.extend(inside)
+        videos = [file for file in inside if _is_video_name(file)]
+        if not videos:
+            raise ValueError(f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {place}")
+        found.extend(videos)
     return found
+
+
+def _is_video_name(place: str) -> bool:
+    return Path(file_name(place)).suffix.lower() in VIDEO_SUFFIXES
 
 
 def absolute(place: str) -> str:

@@ -56,6 +56,13 @@ def test_the_command_line_starts_from_the_recipe() -> None:
     assert recipe_defaults(ServeOptions, "tiny").encode.dtype == "float32"
 
 
+@pytest.mark.parametrize("setting", ["decode-cpus", "encoder-gpus", "max-encoders"])
+def test_a_server_refuses_settings_of_the_batch_job(setting: str) -> None:
+    options = parse(ServeOptions, [f"--encode.{setting}", "2"])
+    with pytest.raises(ValueError, match=rf"--encode.{setting} .* --serve.encoder-gpus"):
+        options.app_args()
+
+
 @pytest.mark.parametrize("arguments", [["--recipe", "huge"], ["--encode.mikro-batch", "7"]])
 def test_mistakes_on_the_command_line_end_the_program(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -67,6 +74,8 @@ def test_folders_give_their_videos_sorted(tmp_path: Path) -> None:
     for name in ("b.mp4", "a.MKV", "notes.txt"):
         (tmp_path / name).touch()
     assert find_videos([str(tmp_path)]) == [str(tmp_path / "a.MKV"), str(tmp_path / "b.mp4")]
+    uri = f"file://{tmp_path}"
+    assert find_videos([uri]) == [f"{uri}/a.MKV", f"{uri}/b.mp4"]
     assert find_videos(["s3://bucket/v.mp4"]) == ["s3://bucket/v.mp4"]
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from longva_ray.filesystem import write_once
+from longva_ray.filesystem import list_folder, local_file, write_once
 
 
 def fill(folder: Path, *, names: str, fail: bool = False) -> None:
@@ -35,3 +36,25 @@ def test_a_file_is_not_written_twice(tmp_path: Path) -> None:
     write_once(file, write)
     write_once(file, lambda path: path.write_text("second"))
     assert file.read_text() == "first"
+
+
+def test_a_folder_gives_its_files_as_places_of_the_same_kind(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    memory = fsspec.filesystem("memory")
+    for name in ("two words.mp4", "100%.mp4"):
+        (tmp_path / name).write_text(name)
+        memory.pipe(f"/clips/{name}", name.encode())
+    for folder in (str(tmp_path), f"file://{tmp_path}", f"file://{tmp_path}/", "memory://clips"):
+        places = list_folder(folder)
+        assert places is not None
+        assert all(place.startswith(folder.rstrip("/")) for place in places)
+        found = []
+        for place in places:
+            with local_file(place) as path:
+                found.append(path.read_text())
+        assert found == ["100%.mp4", "two words.mp4"]
+
+
+@pytest.mark.parametrize("place", ["/nowhere", "memory://nothing", "gopher://a/b", "/etc/hostname"])
+def test_what_is_no_folder_gives_none(place: str) -> None:
+    assert list_folder(place) is None

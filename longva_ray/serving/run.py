@@ -12,6 +12,7 @@ from ray.serve.config import HTTPOptions
 
 from longva_ray.config import EncodeConfig, ServeConfig
 from longva_ray.options import absolute, find_checkpoint
+from longva_ray.recipes import get_recipe
 from longva_ray.serving.app import AppArgs, build_app
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,17 @@ class ServeOptions:
     serve: ServeConfig
 
     def app_args(self) -> AppArgs:
-        """What the application has to be told, with every path resolved."""
+        """What the application has to be told, with every path resolved.
+
+        Raises ValueError for settings that only the batch job follows."""
+        usual = get_recipe(self.recipe).encode
+        for name in ("decode_cpus", "encoder_gpus", "max_encoders"):
+            if getattr(self.encode, name) != getattr(usual, name):
+                raise ValueError(
+                    f"--encode.{name.replace('_', '-')} is for the batch job and changes nothing "
+                    "here: a server has one encoder, which decodes too; its share of a GPU is "
+                    "--serve.encoder-gpus, its CPUs are --encode.encoder-cpus"
+                )
         return AppArgs(
             model_name=self.recipe,
             checkpoint=find_checkpoint(self.model, self.recipe),
