@@ -24,6 +24,9 @@ def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
     assert cli.join([*sources, str(new), "--encoding", "anyres", "--dtype", "float32"]) == 0
     model, processor = load_longva(new, dtype=torch.float32)
     assert processor.encoding == "anyres"
+    plain = tmp_path / "plain"  # what the umask makes of a file
+    plain.touch()
+    assert {file.stat().st_mode for file in new.iterdir()} == {plain.stat().st_mode}
     weights = language_model.state_dict()
     assert all(
         torch.equal(value, weights[name]) for name, value in model.language_model.named_parameters()

@@ -84,6 +84,8 @@ def save_folder(path: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
+        for file in unfinished.iterdir():  # of which safetensors makes some that only we can read
+            file.chmod(unfinished.stat().st_mode & 0o666)
         try:
             unfinished.rename(path)
         except OSError as error:  # another process was faster

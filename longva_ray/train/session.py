@@ -110,7 +110,9 @@ def publish(folder: Path, filesystem: pyarrow.fs.FileSystem, target: str) -> Non
         return
     fresh = Path(f"{target}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    # Not with their modes: safetensors writes files that only their owner can read.
+    # Not with their modes: safetensors writes files that only their owner can read, as is a
+    # temporary folder.
     shutil.copytree(folder, fresh, copy_function=shutil.copyfile)
+    shutil.copymode(fresh.parent, fresh)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)

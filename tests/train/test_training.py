@@ -108,6 +108,7 @@ def test_the_result_is_an_ordinary_checkpoint(world: Path, undisturbed: dict[int
     assert undisturbed[8] < undisturbed[1]
     modes = {file.stat().st_mode for file in final.iterdir() if file.is_file()}
     assert len(modes) == 1, "some files can be read by fewer people than others"
+    assert final.stat().st_mode == final.parent.stat().st_mode
 
 
 def test_only_the_last_checkpoints_stay(world: Path, undisturbed: dict[int, float]) -> None:
