@@ -276,9 +276,14 @@ def _hide_numbers(
 
 
 def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
-    """Half of the lists show anything; in the others, letters and digits lie among shapes."""
-    room = (budget - _SYSTEM_TOKENS - _EXCHANGE_TOKENS) // TOKENS_A_SCENE
-    num_scenes = rng.randint(2, max(2, room))
+    """Half of the lists show anything; in the others, letters and digits lie among shapes.
+
+    Half are as long as they can be with one question: that is what a video is like. Of any length
+    alone, hardly a list would fill the context.
+    """
+    num_scenes = max(2, (budget - _SYSTEM_TOKENS - _EXCHANGE_TOKENS) // TOKENS_A_SCENE)
+    if rng.random() < 0.5:
+        num_scenes = rng.randint(2, num_scenes)
     if rng.random() < 0.5:
         scenes = [random_scene(rng) for _ in range(num_scenes)]
     else:

@@ -123,7 +123,7 @@ TEXT_STAGES = (
     TextStagePlan(
         name="extend",
         corpus=Corpus(
-            num_tokens=3_700_000,
+            num_tokens=4_900_000,
             shortest=250,
             longest=EXTENDED_TOKENS - 24,
             shares=(
@@ -137,7 +137,7 @@ TEXT_STAGES = (
         sequence_length=EXTENDED_TOKENS,
         training=ExtendConfig(
             **TWO_CPU_WORKERS,
-            steps=300,
+            steps=400,
             sequences_per_step=12,
             rows_per_batch=12,
             ring_size=2,
