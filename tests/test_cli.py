@@ -11,14 +11,14 @@ from longva_ray import cli
 from longva_ray.lm.checkpoint import load_longva
 from longva_ray.shards.store import ShardStore
 from longva_ray.tiny.text_stages import write_base
-from longva_ray.tiny.tower import CaptioningTower, save_tower, tower_config
+from longva_ray.tiny.tower import NamingTower, save_tower, tower_config
 
 
 def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
     write_base(tmp_path / "text")
     language_model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "text"))
     language_model.save_pretrained(tmp_path / "text")
-    save_tower(CaptioningTower(tower_config()), tower_config(), tmp_path / "tower")
+    save_tower(NamingTower(tower_config()), tower_config(), tmp_path / "tower")
     sources = [str(tmp_path / "text"), str(tmp_path / "tower")]
     new = tmp_path / "new"
     assert cli.join([*sources, str(new), "--encoding", "anyres", "--dtype", "float32"]) == 0

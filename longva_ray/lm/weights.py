@@ -84,8 +84,10 @@ def save_folder(path: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
+        mode = unfinished.stat().st_mode & 0o666
         for file in unfinished.iterdir():  # of which safetensors makes some that only we can read
-            file.chmod(unfinished.stat().st_mode & 0o666)
+            if file.is_file():
+                file.chmod(mode)
         try:
             unfinished.rename(path)
         except OSError as error:  # another process was faster

@@ -55,9 +55,6 @@ class ImageSet:
     """Numbers of cells that an image may have, each equally likely."""
     cell: int = 56
     """Side of a cell in pixels: the grid size of the model."""
-    most_tokens: int = PRETRAINED_TOKENS
-    """Of a conversation, scenes included. A longer one than what the language model was pretrained
-    on would stretch its context, extended or not."""
     in_words: float = 0.0
     """Conversations without an image, for one with: the scenes are told in words. LLaVA's data has
     such too; here they keep the language model from forgetting what it was extended on."""
@@ -78,7 +75,9 @@ def write_conversations(images: ImageSet, *, seed: int, folder: str | os.PathLik
     """Write images and, for each, a conversation of several questions."""
 
     def asked(scenes: Sequence[Scene], rng: random.Random) -> list[Exchange]:
-        most = min(MOST_EXCHANGES, most_exchanges(images.most_tokens, len(scenes)))
+        # Longer than what the language model was pretrained on, a conversation would stretch its
+        # context, extended or not.
+        most = min(MOST_EXCHANGES, most_exchanges(PRETRAINED_TOKENS, len(scenes)))
         return ask_several(scenes, rng, most=most)
 
     _write(images, seed, Path(folder), asked)

@@ -67,9 +67,6 @@ _QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10
 
 _WORDS = tuple(f" {word}" for word in (*SCENE_WORDS, *ESSAY_WORDS, *CITIES))
-_TELLINGS = (" a {thing} {colour}.", " {thing} {colour} {thing} {colour}")
-"""How the scenes of a document are told: as captions, or as the places of a frame tell them. Both
-begin with a space, without which not every word is a token."""
 _FIGURES = (*(f" {pair}" for pair in PAIRS), *PAIRS)
 _SMALLEST_POOL = 64
 
@@ -174,8 +171,18 @@ def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
     return scenes
 
 
-def _tell(scene: Scene, telling: str) -> str:
-    return telling.format(thing=scene.thing, colour=scene.colour)
+def _as_caption(scene: Scene) -> str:
+    return f" {scene}"
+
+
+def _as_frame(scene: Scene) -> str:
+    """As the places of a frame tell it; see `tiny.tower`."""
+    return f" {scene.thing} {scene.colour}" * 2
+
+
+_TELLINGS = (_as_caption, _as_frame)
+"""How all scenes of a document are told. Both begin with a space, without which not every word is a
+token."""
 
 
 class _Draft:
@@ -231,11 +238,11 @@ def _write_list(draft: _Draft, rng: random.Random, budget: int) -> None:
         scenes.append(Scene(rng.choice(list(COLOURS)), rng.choice(others)))
     rng.shuffle(scenes)
     telling = rng.choice(_TELLINGS)
-    draft.add("".join(_tell(scene, telling) for scene in scenes))
+    draft.add("".join(map(telling, scenes)))
     length = TOKENS_A_SCENE * num_scenes
     while length + TOKENS_A_SCENE <= budget:
         scene = rng.choice(once)
-        before, behind = _tell(scene, telling).split(f" {scene.colour}", 1)
+        before, behind = telling(scene).split(f" {scene.colour}", 1)
         draft.add(before)
         draft.add(f" {scene.colour}", label=True)
         draft.add(behind)
@@ -290,7 +297,7 @@ def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
         scenes = needles_among_shapes(rng, num_scenes)
     asked = ask_several(scenes, rng, most=most_exchanges(budget, num_scenes))
     telling = rng.choice(_TELLINGS)
-    told = "".join(_tell(scene, telling) for scene in scenes)
+    told = "".join(map(telling, scenes))
     text = conversation(tiny_tokenizer(), told, asked)
     begin, end = f"{TURN_START}assistant\n", TURN_END
     for place, piece in enumerate(text.split(begin)):

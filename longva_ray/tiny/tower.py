@@ -101,7 +101,7 @@ class Pictures:
         return torch.stack([self.thing_G, FIRST_COLOUR + self.colour_G] * 2, dim=1)
 
 
-class CaptioningTower(nn.Module):
+class NamingTower(nn.Module):
     """The tower with its head: pixels_GCYX (0 to 255) -> logits G Q K of the word at each place."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
@@ -142,19 +142,19 @@ def draw_pictures(count: int, *, size: int, seed: int) -> Pictures:
     )
 
 
-def pretrain_tower(config: CLIPVisionConfig, training: TowerTraining) -> CaptioningTower:
+def pretrain_tower(config: CLIPVisionConfig, training: TowerTraining) -> NamingTower:
     """Train a tower from scratch; the same seed gives the same weights on the same machine."""
     size, _ = grid_and_patch_side(config)
     pictures = draw_pictures(training.pictures, size=size, seed=training.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        model = CaptioningTower(config)
+        model = NamingTower(config)
         _train(model, pictures, training)
     return model.eval()
 
 
 @torch.inference_mode()
-def accuracy(model: CaptioningTower, pictures: Pictures, *, batch: int = 256) -> dict[str, float]:
+def accuracy(model: NamingTower, pictures: Pictures, *, batch: int = 256) -> dict[str, float]:
     """Of the frames, how many have their `colour`, their `thing` and both, the `scene`, named
     rightly by every place that names it."""
     said_GQ = torch.cat(
@@ -169,9 +169,7 @@ def accuracy(model: CaptioningTower, pictures: Pictures, *, batch: int = 256) ->
     return {name: is_right_G.float().mean().item() for name, is_right_G in right.items()}
 
 
-def save_tower(
-    model: CaptioningTower, config: CLIPVisionConfig, path: str | os.PathLike[str]
-) -> None:
+def save_tower(model: NamingTower, config: CLIPVisionConfig, path: str | os.PathLike[str]) -> None:
     """Write the tower as a CLIP checkpoint, without the layers behind the one that is used.
 
     Raises:
@@ -185,7 +183,7 @@ def save_tower(
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _train(model: CaptioningTower, pictures: Pictures, training: TowerTraining) -> None:
+def _train(model: NamingTower, pictures: Pictures, training: TowerTraining) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=training.learning_rate,

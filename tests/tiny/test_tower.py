@@ -13,7 +13,7 @@ from longva_ray.lm.checkpoint import assemble_longva, load_frame_encoder
 from longva_ray.tiny.tokenizer import TINY_VOCABULARY_SIZE, tiny_tokenizer
 from longva_ray.tiny.tower import (
     NUM_WORDS,
-    CaptioningTower,
+    NamingTower,
     TowerTraining,
     accuracy,
     change,
@@ -47,7 +47,7 @@ def test_a_short_training_learns() -> None:
     training = TowerTraining(pictures=340, steps=80, batch=32, warmup_steps=5, learning_rate=3e-3)
     unseen = draw_pictures(340, size=28, seed=1)
     torch.manual_seed(0)
-    before = accuracy(CaptioningTower(CONFIG).eval(), unseen)
+    before = accuracy(NamingTower(CONFIG).eval(), unseen)
     after = accuracy(pretrain_tower(CONFIG, training), unseen)
     # Colours come within seconds, things within minutes.
     assert before["colour"] < 0.3
@@ -79,7 +79,7 @@ def test_changed_frames_stay_frames_and_keep_their_scene() -> None:
 
 
 def test_a_saved_tower_is_the_tower_of_an_assembled_model(tmp_path: Path) -> None:
-    model = CaptioningTower(CONFIG).eval()
+    model = NamingTower(CONFIG).eval()
     save_tower(model, CONFIG, tmp_path / "tower")
     text = Qwen2ForCausalLM(
         Qwen2Config(
@@ -104,7 +104,7 @@ def test_a_saved_tower_is_the_tower_of_an_assembled_model(tmp_path: Path) -> Non
 
 
 def test_the_tiny_tower_makes_four_tokens_of_a_frame() -> None:
-    model = CaptioningTower(tower_config()).eval()
+    model = NamingTower(tower_config()).eval()
     pictures = draw_pictures(2, size=56, seed=0)
     with torch.inference_mode():
         pixels_GCYX = torch.from_numpy(pictures.frames_GYXC).permute(0, 3, 1, 2).float()
