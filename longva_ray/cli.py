@@ -17,6 +17,7 @@ from longva_ray.options import absolute, find_checkpoint, parse, run_job
 from longva_ray.recipes import get_recipe
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import Encoding
+from longva_ray.vision.projector import ProjectorKind
 from longva_ray.vision.unires import GridRule
 
 
@@ -80,6 +81,8 @@ class Join:
     """Which numbers of grids UniRes allows: the paper's, or those of the released code."""
     frame_fitting: Fitting = "letterbox"
     """How a frame fits the square of the tower."""
+    projector: ProjectorKind = "mlp"
+    """The paper's two layers, or align: these and then an average of word embeddings (AlignVLM)."""
     dtype: Dtype = "bfloat16"
     """Number format of the saved weights."""
     seed: int = 0
@@ -172,6 +175,7 @@ def join(arguments: list[str]) -> int:
         grid_rule=options.grid_rule,
         frame_fitting=options.frame_fitting,
         encoding=options.encoding,
+        projector=options.projector,
     )
     print(f"wrote {options.out}; its projector knows nothing yet, see jobs/align_vision.py")
     return 0

@@ -54,9 +54,7 @@ def tiny() -> Recipe:
             task_cpus=0.5,
         ),
         images=ImageDataConfig(row_tokens=1024, part_samples=1024, task_cpus=0.5),
-        # Faster, and visual tokens grow far beyond words in size: no matter among 16 frames, but
-        # among 240 they draw all attention.
-        align_projector=AlignConfig(**alignment, train="projector", steps=1000, learning_rate=3e-4),
+        align_projector=AlignConfig(**alignment, train="projector", steps=1000, learning_rate=2e-3),
         align=AlignConfig(
             **alignment,
             steps=1200,

@@ -50,6 +50,7 @@ from longva_ray.lm.weights import Rename, read_tensors, resolve, save_folder
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding
 from longva_ray.vision.frame_encoder import FrameEncoder
+from longva_ray.vision.projector import ProjectorKind
 from longva_ray.vision.unires import GridRule
 
 logger = logging.getLogger(__name__)
@@ -189,6 +190,7 @@ def initialise_longva(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LongVAForConditionalGeneration(config)
+    model.give_words_to_projector()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     with save_folder(Path(path)) as folder:
@@ -205,6 +207,7 @@ def assemble_longva(
     grid_rule: GridRule = "paper",
     frame_fitting: Fitting = "letterbox",
     encoding: Encoding = "unires",
+    projector: ProjectorKind = "mlp",
 ) -> None:
     """Join a text backbone and a CLIP tower by a fresh projector and save it all to `path`.
 
@@ -220,6 +223,7 @@ def assemble_longva(
         grid_rule: see `longva_ray.vision.unires`.
         frame_fitting: see `longva_ray.video.fitting`.
         encoding: of images, see `longva_ray.vision.encoding`; it decides the most grids, too.
+        projector: see `longva_ray.vision.projector`.
 
     Raises:
         ValueError: `path` exists, a source is not what it should be, or lacks weights.
@@ -238,6 +242,7 @@ def assemble_longva(
             frame_fitting=frame_fitting,
             encoding=encoding,
             max_grids=MAX_GRIDS[encoding],
+            projector=projector,
         )
         for part in (config.vision, config.text):
             part.name_or_path = ""  # where the parts lay means nothing to whom the whole is given
@@ -253,6 +258,7 @@ def assemble_longva(
                 attn_implementation=None,
                 fresh=_PROJECTOR,
             )
+        model.give_words_to_projector()
         _apply_generation_config(model, text_folder, config)
         _save(model, tokenizer, folder)
 

@@ -40,6 +40,7 @@ from longva_ray.video.fitting import Fitting
 from longva_ray.vision.anyres import Newline
 from longva_ray.vision.encoding import Encoding, GridSettings
 from longva_ray.vision.frame_encoder import FrameEncoder, grid_and_patch_side
+from longva_ray.vision.projector import ProjectorKind
 from longva_ray.vision.unires import MAX_GRIDS, GridRule
 
 # openai/clip-vit-large-patch14-336, the paper's vision encoder (section 3.2)
@@ -72,6 +73,7 @@ class LongVAConfig(PreTrainedConfig):
     Attributes:
         vision_config: the CLIP tower; its `image_size` is the grid size.
         text_config: the language model, Qwen2- or Llama-shaped.
+        projector: "mlp", the paper's, or "align" (`longva_ray.vision.projector`).
         projector_hidden_act: activation of the 2-layer MLP (released code: mlp2x_gelu).
         vision_feature_layer: which hidden state of the tower is used (released code: -2).
         pool_stride: average pooling after the MLP (paper, section 3.2: 2x2).
@@ -98,6 +100,7 @@ class LongVAConfig(PreTrainedConfig):
 
     vision_config: dict[str, Any] | PreTrainedConfig | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None
+    projector: ProjectorKind = "mlp"
     projector_hidden_act: str = "gelu"
     vision_feature_layer: int = -2
     pool_stride: int = 2
@@ -155,6 +158,7 @@ def build_frame_encoder(config: LongVAConfig) -> FrameEncoder:
         pool_stride=config.pool_stride,
         hidden_act=config.projector_hidden_act,
         encoding=config.encoding,
+        num_words=config.text.vocab_size if config.projector == "align" else None,
     )
 
 
@@ -197,6 +201,12 @@ class LongVAForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, Newline):
             init.normal_(module.weight, std=module.std)
+
+    def give_words_to_projector(self) -> None:
+        """Copy the language model's embeddings to where projector "align" keeps them."""
+        words = self.frame_encoder.projector.words
+        if words is not None:
+            words.embeddings_WD.copy_(self.language_model.get_input_embeddings().weight.detach())
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

@@ -219,6 +219,7 @@ class Workshop:
                 seed=self._seed,
                 path=model,
                 encoding=contender.encoding,
+                projector="align",
             )
         for data, config in (
             (("captions", contender.conversations), self._recipe.align_projector),

@@ -101,6 +101,9 @@ class DeepSpeedEngine:
             with self._deepspeed.zero.GatheredParameters([parameter]):
                 if first:
                     whole[name] = parameter.detach().cpu().clone()
+        if first:
+            saved = model.state_dict().keys()
+            whole |= {name: b.cpu().clone() for name, b in model.named_buffers() if name in saved}
         return whole
 
 

@@ -55,8 +55,9 @@ class FrameEncoder(nn.Module):
         pool_stride: int,
         hidden_act: str,
         encoding: Encoding = "unires",
+        num_words: int | None = None,
     ) -> None:
-        """Build with random weights; `encoding` is that of images.
+        """Build with random weights; `encoding` is that of images, `num_words` as in `Projector`.
 
         Raises:
             ValueError: the tower has no such layer, or the patches of a grid do not divide into
@@ -75,7 +76,11 @@ class FrameEncoder(nn.Module):
         self.pool_stride = pool_stride
         self.tower = ClipTower(vision_config, feature_layer=feature_layer)
         self.projector = Projector(
-            vision_config.hidden_size, width, hidden_act=hidden_act, newline=encoding == "anyres"
+            vision_config.hidden_size,
+            width,
+            hidden_act=hidden_act,
+            newline=encoding == "anyres",
+            num_words=num_words,
         )
         self._token_config = {
             "vision_config": _shaping_values(vision_config),
@@ -137,7 +142,7 @@ class FrameEncoder(nn.Module):
     def fingerprint(self) -> str:
         """32 hex digits over everything that changes the tokens: weights and configuration.
 
-        Names, dtypes, shapes and bytes of the parameters (blake2b), layer, pooling, normalisation,
+        Names, dtypes, shapes and bytes of the weights (blake2b), layer, pooling, normalisation,
         grid size. The same on every device and after saving and loading; another dtype is another
         encoder. The encoding of images is not in it, since frames have the same tokens with both,
         but the newline of AnyRes is a weight like others. Reads all weights: about a second for
@@ -145,8 +150,8 @@ class FrameEncoder(nn.Module):
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self._token_config, sort_keys=True).encode())
-        for name, parameter in sorted(self.named_parameters()):
-            value = parameter.detach().cpu().contiguous()
+        for name, weight in sorted(self.state_dict().items()):
+            value = weight.cpu().contiguous()
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()

@@ -1,20 +1,31 @@
-"""The projector: two linear layers with a GELU between, from vision to language width.
+"""The projector: from vision to language width.
 
     patches_GPV -> patches_GPD
 
-The paper's "2-layer MLP" (section 3.2), `mlp2x_gelu` in the released code. It does not pool: that
-happens once, after it, in `frame_encoder`. The newline of AnyRes lives here because it is trained
-and kept together with these weights; `forward` does not use it.
+"mlp" is the paper's "2-layer MLP" (section 3.2), `mlp2x_gelu` in the released code. "align" goes on
+from its output as AlignVLM does (https://arxiv.org/abs/2502.01341, section 3): every patch becomes
+an average of the language model's own word embeddings, with weights that are learned. A visual
+token can then not lie where no text ever was, which matters when hundreds of them stand before a
+question; the price is a product with the whole vocabulary for every patch.
 
-Shape suffixes: G grids, P patches before pooling, V vision width, D language-model width.
+Neither pools: that happens once, after it, in `frame_encoder`. The newline of AnyRes lives here
+because it is trained and kept together with these weights; `forward` does not use it.
+
+Shape suffixes: G grids, P patches before pooling, V vision width, D language-model width, W words
+of the vocabulary.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from longva_ray.vision.anyres import Newline
+
+ProjectorKind = Literal["mlp", "align"]
 
 
 class Projector(nn.Module):
@@ -22,17 +33,46 @@ class Projector(nn.Module):
 
     Attributes:
         newline: None without one.
+        words: what "align" adds, None for "mlp".
     """
 
     def __init__(
-        self, vision_width: int, width: int, *, hidden_act: str, newline: bool = False
+        self,
+        vision_width: int,
+        width: int,
+        *,
+        hidden_act: str,
+        newline: bool = False,
+        num_words: int | None = None,
     ) -> None:
+        """`num_words`: size of the vocabulary for "align", None for "mlp"."""
         super().__init__()
         self.linear_1 = nn.Linear(vision_width, width)
         self.act = ACT2FN[hidden_act]
         self.linear_2 = nn.Linear(width, width)
         self.newline = Newline(width) if newline else None
+        self.words = None if num_words is None else WordAverage(num_words, width)
 
     def forward(self, patches_GPV: Tensor) -> Tensor:
-        hidden_GPD = self.act(self.linear_1(patches_GPV))
-        return self.linear_2(hidden_GPD)
+        patches_GPD = self.linear_2(self.act(self.linear_1(patches_GPV)))
+        return patches_GPD if self.words is None else self.words(patches_GPD)
+
+
+class WordAverage(nn.Module):
+    """What a patch says, in the language model's words: their average under a softmax.
+
+    The same embeddings are compared with and averaged. They are a copy, so that frames can be
+    encoded without the language model, and a buffer, so that no training moves them away from it.
+    """
+
+    embeddings_WD: Tensor
+
+    def __init__(self, num_words: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("embeddings_WD", torch.zeros(num_words, width))
+
+    def forward(self, patches_GPD: Tensor) -> Tensor:
+        logits_GPW = self.norm(patches_GPD) @ self.embeddings_WD.T
+        weights_GPW = logits_GPW.float().softmax(-1).to(logits_GPW.dtype)
+        return weights_GPW @ self.embeddings_WD

@@ -271,7 +271,21 @@ def test_assembling_a_backbone_and_a_tower(
     assert weights[0] == weights[1]
     assert str(tmp_path) not in (tmp_path / "a" / "config.json").read_text()
 
+    aligned = tmp_path / "aligned"
+    assemble_longva(tmp_path / "text", tmp_path / "clip", seed=1, path=aligned, projector="align")
+    for dtype in (FP32, torch.bfloat16):
+        for encoder in (
+            load_frame_encoder(aligned, dtype=dtype),
+            load_longva(aligned, dtype=dtype)[0].frame_encoder,
+        ):
+            words = encoder.projector.words
+            assert words is not None
+            assert words.embeddings_WD.dtype == dtype
+            wanted = backbone.get_input_embeddings().weight.to(dtype)
+            assert torch.equal(words.embeddings_WD, wanted)
+
     model, processor = load_longva(tmp_path / "a", dtype=FP32)
+    assert model.frame_encoder.projector.words is None
     assert (processor.grid_rule, model.generation_config.max_new_tokens) == ("released", 99)
     for name, weight in backbone.state_dict().items():
         assert torch.equal(model.language_model.state_dict()[name], weight), name

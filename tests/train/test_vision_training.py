@@ -106,7 +106,7 @@ def run_job(name: str, *arguments: str) -> int:
 def folder(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, samples of which one has no image, shards of them, and what the job said."""
     folder = tmp_path_factory.mktemp("jobs")
-    write_base(folder / "base")
+    write_base(folder / "base", projector="align")
     samples = write_samples(folder / "data")
     entries = json.loads(samples.read_text())
     samples.write_text(json.dumps([{**entries[0], "id": "gone", "image": "no.png"}, *entries]))
@@ -131,7 +131,7 @@ def test_images_become_shards(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "group", "ring", "encoding"),
     [("projector", "align-projector", 2, "anyres"), ("all", "align", 1, "unires")],
-    ids=["projector-ring-anyres", "all-data-parallel-unires"],
+    ids=["projector-ring-anyres", "all-data-parallel-unires-align"],
 )
 def test_divided_weights_train_as_whole_ones(
     folder: Path, stage: str, group: str, ring: int, encoding: Encoding
@@ -186,6 +186,10 @@ def test_divided_weights_train_as_whole_ones(
         torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=2e-3, msg=name)
         if stage == "projector" and not name.startswith("frame_encoder.projector."):
             assert torch.equal(tensor, before[name]), name
+    words = "frame_encoder.projector.words.embeddings_WD"
+    assert (words in after) == (encoding == "unires")
+    if encoding == "unires":
+        assert torch.equal(after[words], before[words])
     newline = "frame_encoder.projector.newline.weight"
     assert (newline in after) == (encoding == "anyres")
     if encoding == "anyres":

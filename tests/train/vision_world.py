@@ -21,12 +21,15 @@ from longva_ray.train.vision_pipeline import PartResult, describe_parts, pack_ro
 from longva_ray.train.vision_samples import SampleEncoder
 from longva_ray.train.vision_shards import VisionShardWriter
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding
+from longva_ray.vision.projector import ProjectorKind
 
 GRID = 56
 TOKENS_PER_GRID = 4
 
 
-def write_base(folder: Path, encoding: Encoding = "unires") -> str:
+def write_base(
+    folder: Path, encoding: Encoding = "unires", projector: ProjectorKind = "mlp"
+) -> str:
     """A LongVA with grids of 56 pixels, 16 patches or 4 tokens each, and a language model of two
     layers."""
     config = LongVAConfig(
@@ -50,6 +53,7 @@ def write_base(folder: Path, encoding: Encoding = "unires") -> str:
             # large enough for losses of different images to differ clearly
             initializer_range=0.2,
         ),
+        projector=projector,
         encoding=encoding,
         max_grids=MAX_GRIDS[encoding],
     )

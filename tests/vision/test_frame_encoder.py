@@ -67,6 +67,12 @@ def plain_tokens(encoder: FrameEncoder, grids_GYXC: NDArray[np.uint8]) -> Tensor
     first, second = encoder.projector.linear_1, encoder.projector.linear_2
     hidden_GPD = torch.nn.functional.gelu(patches_GPV @ first.weight.T + first.bias)
     projected_GPD = hidden_GPD @ second.weight.T + second.bias
+    words = encoder.projector.words
+    if words is not None:
+        scaled = torch.nn.functional.layer_norm(projected_GPD, (24,))
+        exponentials = torch.exp(scaled @ words.embeddings_WD.T)
+        shares = exponentials / exponentials.sum(-1, keepdim=True)
+        projected_GPD = shares @ words.embeddings_WD
     tokens = []
     for grid_PD in projected_GPD:
         for row in range(0, 4, 2):
@@ -76,8 +82,11 @@ def plain_tokens(encoder: FrameEncoder, grids_GYXC: NDArray[np.uint8]) -> Tensor
     return torch.stack(tokens).reshape(len(grids_GYXC), 4, 24)
 
 
-def test_tokens_equal_a_plain_reference() -> None:
-    encoder, grids_GYXC = build_encoder(), random_grids()
+@pytest.mark.parametrize("num_words", [None, 50], ids=["mlp", "align"])
+def test_tokens_equal_a_plain_reference(num_words: int | None) -> None:
+    encoder, grids_GYXC = build_encoder(num_words=num_words), random_grids()
+    if encoder.projector.words is not None:
+        torch.nn.init.normal_(encoder.projector.words.embeddings_WD)
     with torch.no_grad():
         wanted_GQD = plain_tokens(encoder, grids_GYXC)
     tokens_GQD = encoder.encode(grids_GYXC, micro_batch=2)
@@ -167,3 +176,20 @@ def test_user_errors_say_what_was_wanted() -> None:
         build_encoder(pool_stride=3)
     with pytest.raises(ValueError, match="vision_feature_layer=-6 selects no layer"):
         build_encoder(feature_layer=-6)
+
+
+def test_an_aligned_token_is_an_average_of_words_and_leaves_them_as_they_are() -> None:
+    encoder = build_encoder(num_words=50)
+    words = encoder.projector.words
+    assert words is not None
+    torch.nn.init.normal_(words.embeddings_WD)
+    before = encoder.fingerprint()
+    encoder.requires_grad_(True)
+    tokens_GQD = encoder(random_grids())
+    furthest = words.embeddings_WD.norm(dim=-1).max()
+    assert (tokens_GQD.norm(dim=-1) <= furthest).all()
+    tokens_GQD.square().sum().backward()
+    learns = {name for name, p in encoder.named_parameters() if p.grad is not None}
+    assert learns == encoder.state_dict().keys() - {"projector.words.embeddings_WD"}
+    words.embeddings_WD[7] += 1
+    assert encoder.fingerprint() != before
