@@ -58,8 +58,8 @@ def tiny() -> Recipe:
         align=AlignConfig(
             **alignment,
             steps=1200,
-            # A language model that learns from short images forgets how to read far back: at 2e-5 it
-            # no longer ends its answers among 240 frames.
+            # A language model that learns from short images forgets how to read far back: at 2e-5
+            # it no longer ends its answers among 240 frames.
             learning_rate=2e-6,
             projector_learning_rate=5e-4,
             vision_learning_rate=2e-4,
