@@ -21,16 +21,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from transformers.activations import ACT2FN
 
 from longva_ray.vision.anyres import Newline
 
 ProjectorKind = Literal["mlp", "align"]
-
-SHARPNESS = 2.0
-"""Deviation of the logits over words that have nothing to do with a patch, whatever the width. With
-half of it, training is content with averages over dozens of words."""
 
 
 class Projector(nn.Module):
@@ -74,11 +69,10 @@ class WordAverage(nn.Module):
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.register_buffer("embeddings_WD", torch.zeros(num_words, width))
 
     def forward(self, patches_GPD: Tensor) -> Tensor:
-        # Cosines, since a word that is never read keeps an embedding of any length.
-        similar_GPW = normalize(patches_GPD, dim=-1) @ normalize(self.embeddings_WD, dim=-1).T
-        scale = SHARPNESS * self.embeddings_WD.shape[-1] ** 0.5
-        weights_GPW = (scale * similar_GPW.float()).softmax(-1).to(patches_GPD.dtype)
+        logits_GPW = self.norm(patches_GPD) @ self.embeddings_WD.T
+        weights_GPW = logits_GPW.float().softmax(-1).to(logits_GPW.dtype)
         return weights_GPW @ self.embeddings_WD

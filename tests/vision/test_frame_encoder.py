@@ -69,9 +69,8 @@ def plain_tokens(encoder: FrameEncoder, grids_GYXC: NDArray[np.uint8]) -> Tensor
     projected_GPD = hidden_GPD @ second.weight.T + second.bias
     words = encoder.projector.words
     if words is not None:
-        unit_GPD = projected_GPD / projected_GPD.norm(dim=-1, keepdim=True)
-        unit_WD = words.embeddings_WD / words.embeddings_WD.norm(dim=-1, keepdim=True)
-        exponentials = torch.exp(2 * 24**0.5 * unit_GPD @ unit_WD.T)
+        scaled = torch.nn.functional.layer_norm(projected_GPD, (24,))
+        exponentials = torch.exp(scaled @ words.embeddings_WD.T)
         shares = exponentials / exponentials.sum(-1, keepdim=True)
         projected_GPD = shares @ words.embeddings_WD
     tokens = []
