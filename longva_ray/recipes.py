@@ -57,7 +57,7 @@ def tiny() -> Recipe:
         align_projector=AlignConfig(**alignment, train="projector", steps=1000, learning_rate=2e-3),
         align=AlignConfig(
             **alignment,
-            steps=1200,
+            steps=400,
             # A language model that learns from short images forgets how to read far back: at 2e-5
             # it no longer ends its answers among 240 frames.
             learning_rate=2e-6,
