@@ -31,7 +31,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.encoding import Encoding
-from longva_ray.vision.projector import Projector
+from longva_ray.vision.projector import SHARPNESS, Projector
 
 # Enough grids to keep a GPU busy with ViT-L/336, few enough for their activations to be small.
 MICRO_BATCH = 16
@@ -82,7 +82,7 @@ class FrameEncoder(nn.Module):
             newline=encoding == "anyres",
             num_words=num_words,
         )
-        self._token_config = {
+        self._token_config: dict[str, Any] = {
             "vision_config": _shaping_values(vision_config),
             "feature_layer": self.tower.clip.config.num_hidden_layers,
             "projector_hidden_act": hidden_act,
@@ -90,6 +90,8 @@ class FrameEncoder(nn.Module):
             "mean": OPENAI_CLIP_MEAN,
             "std": OPENAI_CLIP_STD,
         }
+        if num_words is not None:
+            self._token_config["sharpness"] = SHARPNESS
 
     def forward(
         self, grids_GYXC: Tensor | NDArray[np.uint8], micro_batch: int = MICRO_BATCH

@@ -27,6 +27,10 @@ from longva_ray.vision.anyres import Newline
 
 ProjectorKind = Literal["mlp", "align"]
 
+SHARPNESS = 4.0
+"""A softmax as sharp as this learns nothing from its random beginning, and a soft one is content
+with averages over dozens of words, which name a frame but are hard to find among hundreds."""
+
 
 class Projector(nn.Module):
     """Linear - activation - Linear; the layers are named as in transformers' Llava.
@@ -63,6 +67,7 @@ class WordAverage(nn.Module):
 
     The same embeddings are compared with and averaged. They are a copy, so that frames can be
     encoded without the language model, and a buffer, so that no training moves them away from it.
+    As with dropout, training and use differ: the softmax is `SHARPNESS` times as sharp in use.
     """
 
     embeddings_WD: Tensor
@@ -74,5 +79,7 @@ class WordAverage(nn.Module):
 
     def forward(self, patches_GPD: Tensor) -> Tensor:
         logits_GPW = self.norm(patches_GPD) @ self.embeddings_WD.T
+        if not self.training:
+            logits_GPW = SHARPNESS * logits_GPW
         weights_GPW = logits_GPW.float().softmax(-1).to(logits_GPW.dtype)
         return weights_GPW @ self.embeddings_WD

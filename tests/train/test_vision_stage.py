@@ -84,6 +84,7 @@ def images_of(row: VisionRow, tokens: slice) -> dict[str, torch.Tensor]:
 def plain_step(world: Path) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of all samples as one step."""
     model, _ = load_longva(world / "base", dtype=torch.float32, attn_implementation="sdpa")
+    model.train()
     loss = (
         sum(plain_losses(world, model).values())
         / VisionShards(str(world / "shards")).metadata.num_trained

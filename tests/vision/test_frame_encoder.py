@@ -70,7 +70,8 @@ def plain_tokens(encoder: FrameEncoder, grids_GYXC: NDArray[np.uint8]) -> Tensor
     words = encoder.projector.words
     if words is not None:
         scaled = torch.nn.functional.layer_norm(projected_GPD, (24,))
-        exponentials = torch.exp(scaled @ words.embeddings_WD.T)
+        sharpness = 1 if encoder.training else 4
+        exponentials = torch.exp(sharpness * scaled @ words.embeddings_WD.T)
         shares = exponentials / exponentials.sum(-1, keepdim=True)
         projected_GPD = shares @ words.embeddings_WD
     tokens = []
@@ -82,9 +83,13 @@ def plain_tokens(encoder: FrameEncoder, grids_GYXC: NDArray[np.uint8]) -> Tensor
     return torch.stack(tokens).reshape(len(grids_GYXC), 4, 24)
 
 
-@pytest.mark.parametrize("num_words", [None, 50], ids=["mlp", "align"])
-def test_tokens_equal_a_plain_reference(num_words: int | None) -> None:
-    encoder, grids_GYXC = build_encoder(num_words=num_words), random_grids()
+@pytest.mark.parametrize(
+    ("num_words", "training"),
+    [(None, False), (50, False), (50, True)],
+    ids=["mlp", "align", "align-in-training"],
+)
+def test_tokens_equal_a_plain_reference(num_words: int | None, training: bool) -> None:
+    encoder, grids_GYXC = build_encoder(num_words=num_words).train(training), random_grids()
     if encoder.projector.words is not None:
         torch.nn.init.normal_(encoder.projector.words.embeddings_WD)
     with torch.no_grad():
