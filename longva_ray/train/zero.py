@@ -102,6 +102,7 @@ class DeepSpeedEngine:
                 if first:
                     whole[name] = parameter.detach().cpu().clone()
         if first:
+            # Buffers are not divided.
             saved = model.state_dict().keys()
             whole |= {name: b.cpu().clone() for name, b in model.named_buffers() if name in saved}
         return whole

@@ -3,9 +3,9 @@
     patches_GPV -> patches_GPD
 
 "mlp" is the paper's "2-layer MLP" (section 3.2), `mlp2x_gelu` in the released code. "align" goes on
-from its output as AlignVLM does (https://arxiv.org/abs/2502.01341, section 3): every patch becomes
-an average of the language model's own word embeddings, with weights that are learned. A visual
-token can then not lie where no text ever was, which matters when hundreds of them stand before a
+from its output much as AlignVLM does (https://arxiv.org/abs/2502.01341): every patch becomes an
+average of the language model's own word embeddings, with weights that are learned. A visual token
+can then not lie where no text ever was, which matters when hundreds of them stand before a
 question; the price is a product with the whole vocabulary for every patch.
 
 Neither pools: that happens once, after it, in `frame_encoder`. The newline of AnyRes lives here
@@ -28,8 +28,9 @@ from longva_ray.vision.anyres import Newline
 ProjectorKind = Literal["mlp", "align"]
 
 SHARPNESS = 4.0
-"""A softmax as sharp as this learns nothing from its random beginning, and a soft one is content
-with averages over dozens of words, which name a frame but are hard to find among hundreds."""
+"""Of the softmax in use. Trained so sharp from its random beginning it hardly learns, and a soft
+one is content with averages over dozens of words: they name a frame, but among hundreds it is not
+always found."""
 
 
 class Projector(nn.Module):
@@ -78,8 +79,7 @@ class WordAverage(nn.Module):
         self.register_buffer("embeddings_WD", torch.zeros(num_words, width))
 
     def forward(self, patches_GPD: Tensor) -> Tensor:
+        sharpness = 1.0 if self.training else SHARPNESS
         logits_GPW = self.norm(patches_GPD) @ self.embeddings_WD.T
-        if not self.training:
-            logits_GPW = SHARPNESS * logits_GPW
-        weights_GPW = logits_GPW.float().softmax(-1).to(logits_GPW.dtype)
-        return weights_GPW @ self.embeddings_WD
+        weights_GPW = (sharpness * logits_GPW.float()).softmax(-1)
+        return weights_GPW.to(logits_GPW.dtype) @ self.embeddings_WD
