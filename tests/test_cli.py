@@ -21,21 +21,8 @@ def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
     save_tower(NamingTower(tower_config()), tower_config(), tmp_path / "tower")
     sources = [str(tmp_path / "text"), str(tmp_path / "tower")]
     new = tmp_path / "new"
-    assert (
-        cli.join(
-            [
-                *sources,
-                str(new),
-                "--encoding",
-                "anyres",
-                "--dtype",
-                "float32",
-                "--projector",
-                "align",
-            ]
-        )
-        == 0
-    )
+    chosen = ["--encoding=anyres", "--dtype=float32", "--projector=align"]
+    assert cli.join([*sources, str(new), *chosen]) == 0
     model, processor = load_longva(new, dtype=torch.float32)
     assert (processor.encoding, model.config.projector) == ("anyres", "align")
     plain = tmp_path / "plain"  # what the umask makes of a file
