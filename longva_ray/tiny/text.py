@@ -48,6 +48,7 @@ from longva_ray.tiny.world import (
     COLOURS,
     DIGITS,
     LETTERS,
+    MOST_CAPTIONED,
     SHAPES,
     THINGS,
     TOKENS_A_SCENE,
@@ -61,7 +62,7 @@ NUMBER_DIGITS = 7
 SHORTEST = 48
 
 _SYSTEM_TOKENS = 16  # the system turn and the start of the user's
-_EXCHANGE_TOKENS = 22  # the longest question and answer with their turns
+_EXCHANGE_TOKENS = 23  # the longest question and answer with their turns
 _NUMBER_TOKENS = 11  # a needle
 _QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10
@@ -154,8 +155,10 @@ def needle(city: str, number: str) -> str:
 
 
 def most_exchanges(budget: int, num_scenes: int) -> int:
-    """Questions about so many scenes that fit into `budget` tokens, at least 1."""
-    left = budget - _SYSTEM_TOKENS - TOKENS_A_SCENE * num_scenes
+    """Questions about so many scenes that fit into `budget` tokens, at least 1; few scenes may be
+    told twice, the second time in an answer."""
+    tellings = 2 if num_scenes <= MOST_CAPTIONED else 1
+    left = budget - _SYSTEM_TOKENS - tellings * TOKENS_A_SCENE * num_scenes
     return max(1, left // _EXCHANGE_TOKENS)
 
 
@@ -283,19 +286,26 @@ def _hide_numbers(
 
 
 def _write_chat(draft: _Draft, rng: random.Random, budget: int) -> None:
-    """Half of the lists show anything; in the others, letters and digits lie among shapes.
+    """Lists of more scenes than there are things show letters and digits among shapes, for of
+    random ones hardly a question would have one answer; so do half of the others.
 
-    Half are as long as they can be with one question: that is what a video is like. Of any length
-    alone, hardly a list would fill the context.
+    Half are as long as they can be with one to four questions: that is what a video is like. The
+    others are of any length, evenly over its logarithm, since a short list is more often asked
+    about as a whole.
     """
-    num_scenes = max(2, (budget - _SYSTEM_TOKENS - _EXCHANGE_TOKENS) // TOKENS_A_SCENE)
     if rng.random() < 0.5:
-        num_scenes = rng.randint(2, num_scenes)
-    if rng.random() < 0.5:
+        most = rng.randint(1, 4)
+        room = budget - _SYSTEM_TOKENS - most * _EXCHANGE_TOKENS
+        num_scenes = max(2, room // TOKENS_A_SCENE)
+    else:
+        longest = (budget - _SYSTEM_TOKENS - _EXCHANGE_TOKENS) // TOKENS_A_SCENE
+        num_scenes = round(math.exp(rng.uniform(0, math.log(max(2, longest)))))
+        most = most_exchanges(budget, num_scenes)
+    if num_scenes <= len(THINGS) and rng.random() < 0.5:
         scenes = [random_scene(rng) for _ in range(num_scenes)]
     else:
         scenes = needles_among_shapes(rng, num_scenes)
-    asked = ask_several(scenes, rng, most=most_exchanges(budget, num_scenes))
+    asked = ask_several(scenes, rng, most=most)
     telling = rng.choice(_TELLINGS)
     told = "".join(map(telling, scenes))
     text = conversation(tiny_tokenizer(), told, asked)

@@ -95,7 +95,7 @@ TEXT_STAGES = (
     TextStagePlan(
         name="pretrain",
         corpus=Corpus(
-            num_tokens=3_300_000,
+            num_tokens=5_000_000,
             shortest=96,
             longest=PRETRAINED_TOKENS,
             shares=(
@@ -109,7 +109,7 @@ TEXT_STAGES = (
         sequence_length=512,
         training=ExtendConfig(
             **TWO_CPU_WORKERS,
-            steps=800,
+            steps=1200,
             sequences_per_step=8,
             rows_per_batch=4,
             ring_size=1,
@@ -123,7 +123,7 @@ TEXT_STAGES = (
     TextStagePlan(
         name="extend",
         corpus=Corpus(
-            num_tokens=4_900_000,
+            num_tokens=6_200_000,
             shortest=250,
             longest=EXTENDED_TOKENS - 24,
             shares=(
@@ -137,7 +137,7 @@ TEXT_STAGES = (
         sequence_length=EXTENDED_TOKENS,
         training=ExtendConfig(
             **TWO_CPU_WORKERS,
-            steps=400,
+            steps=500,
             sequences_per_step=12,
             rows_per_batch=12,
             ring_size=2,

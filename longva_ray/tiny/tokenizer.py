@@ -30,7 +30,7 @@ def _words(text: str) -> tuple[str, ...]:
 SCENE_WORDS = (*COLOURS, *THINGS)
 QUESTION_WORDS = _words(
     """
-    a the is what colour which letter digit shape there not shown
+    a the is what colour which letter digit shape there not shown comes after first last
     system user assistant You are helpful
     """
 )

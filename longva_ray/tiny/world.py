@@ -85,6 +85,8 @@ CAPTIONED = 0.5
 """Of the conversations about so few scenes, how many begin with their description."""
 ABSENT = 0.25
 """Questions of a conversation about things that are not there, for one about a thing that is."""
+MOST_PRESENT = 3
+"""Things of which it is asked whether they are there, and are: such an answer says little."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,6 +152,25 @@ def ask_kind(scenes: Sequence[Scene], kind: Kind) -> Exchange:
     return Exchange(f"which is the {kind}?", f"the {kind} {found}.")
 
 
+def ask_next(scenes: Sequence[Scene], thing: str) -> Exchange:
+    """What comes after the thing? Needs a thing that occurs once, but not last, or never."""
+    shown = _only(scenes, lambda scene: scene.thing == thing, f"the {thing}")
+    if shown is not None and shown == scenes[-1]:
+        raise ValueError(f"nothing comes after the {thing}")
+    found = scenes[scenes.index(shown) + 1] if shown else "not there."
+    return Exchange(f"what comes after the {thing}?", f"after the {thing} {found}")
+
+
+def ask_first(scenes: Sequence[Scene]) -> Exchange:
+    """What comes first? Needs a scene."""
+    return Exchange("what comes first?", f"first {scenes[0]}")
+
+
+def ask_last(scenes: Sequence[Scene]) -> Exchange:
+    """What comes last? Needs a scene."""
+    return Exchange("what comes last?", f"last {scenes[-1]}")
+
+
 def ask_everything(scenes: Sequence[Scene]) -> Exchange:
     """The caption of an image, or of a short video."""
     return Exchange("what is shown?", describe(scenes))
@@ -167,7 +188,8 @@ def ask_several(scenes: Sequence[Scene], rng: random.Random, *, most: int) -> li
 def exchanges(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> list[Exchange]:
     """Questions about single things that have one right answer, in random order.
 
-    Whether something is there is asked of 3 things at the most: those answers say little.
+    Of each form there are as many as there are things to ask it of, but which form comes next does
+    not depend on that: of a conversation of a single question, every form must be learned.
 
     Args:
         scenes: at least one.
@@ -177,16 +199,35 @@ def exchanges(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> 
     """
     counts = Counter(scene.thing for scene in scenes)
     kinds = Counter(scene.kind for scene in scenes)
-    found = [ask_colour(scenes, thing) for thing in counts if counts[thing] == 1]
-    found += [ask_kind(scenes, kind) for kind in kinds if kinds[kind] == 1]
-    found += [
-        ask_presence(scenes, thing) for thing in rng.sample(list(counts), min(3, len(counts)))
+    once = [thing for thing in counts if counts[thing] == 1]
+    followed = [thing for thing in once if thing != scenes[-1].thing]
+    some = rng.sample(list(counts), min(MOST_PRESENT, len(counts)))
+    there = [
+        [ask_colour(scenes, thing) for thing in once],
+        [ask_kind(scenes, kind) for kind in kinds if kinds[kind] == 1],
+        [ask_presence(scenes, thing) for thing in some],
+        [ask_next(scenes, thing) for thing in followed],
+        [ask_first(scenes), ask_last(scenes)],
     ]
-    missing = [ask_colour(scenes, thing) for thing in THINGS if thing not in counts]
-    missing += [ask_presence(scenes, thing) for thing in THINGS if thing not in counts]
-    missing += [ask_kind(scenes, kind) for kind in THINGS_OF if kind not in kinds]
-    found += rng.sample(missing, min(len(missing), round(absent * len(found))))
-    rng.shuffle(found)
+    unseen = [thing for thing in THINGS if thing not in counts]
+    missing = [
+        [ask_colour(scenes, thing) for thing in unseen],
+        [ask_kind(scenes, kind) for kind in THINGS_OF if kind not in kinds],
+        [ask_presence(scenes, thing) for thing in unseen],
+        [ask_next(scenes, thing) for thing in unseen],
+    ]
+    num_missing = round(absent * sum(map(len, there)))
+    return _form_by_form([*there, _form_by_form(missing, rng)[:num_missing]], rng)
+
+
+def _form_by_form(forms: Sequence[list[Exchange]], rng: random.Random) -> list[Exchange]:
+    """All exchanges in random order, each of a form that is drawn evenly among those left."""
+    left = [rng.sample(form, len(form)) for form in forms if form]
+    found = []
+    while left:
+        form = rng.choice(left)
+        found.append(form.pop())
+        left = [form for form in left if form]
     return found
 
 
