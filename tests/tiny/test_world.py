@@ -18,7 +18,10 @@ from longva_ray.tiny.world import (
     Scene,
     ask_colour,
     ask_everything,
+    ask_first,
     ask_kind,
+    ask_last,
+    ask_next,
     ask_presence,
     ask_several,
     describe,
@@ -47,6 +50,10 @@ def test_answers_name_their_subject_before_the_fact() -> None:
     assert ask_presence(SCENES, "moon").answer == "the moon not there."
     assert ask_kind(SCENES, "letter") == Exchange("which is the letter?", "the letter K blue.")
     assert ask_kind(SCENES[:1], "digit").answer == "the digit not there."
+    assert ask_next(SCENES, "K") == Exchange("what comes after the K?", "after the K a star red.")
+    assert ask_next(SCENES, "L").answer == "after the L not there."
+    assert ask_first(SCENES) == Exchange("what comes first?", "first a star red.")
+    assert ask_last(SCENES) == Exchange("what comes last?", "last a seven pink.")
 
 
 def test_ambiguous_questions_are_refused() -> None:
@@ -54,6 +61,10 @@ def test_ambiguous_questions_are_refused() -> None:
         ask_colour(SCENES, "star")
     with pytest.raises(ValueError, match="a shape is shown 2 times"):
         ask_kind(SCENES, "shape")
+    with pytest.raises(ValueError, match="the star is shown 2 times"):
+        ask_next(SCENES, "star")
+    with pytest.raises(ValueError, match="nothing comes after the seven"):
+        ask_next(SCENES, "seven")
     with pytest.raises(ValueError, match="'mauve' 'star'"):
         Scene("mauve", "star")
 
@@ -62,13 +73,49 @@ def test_ambiguous_questions_are_refused() -> None:
 def test_every_question_has_one_answer(scenes: list[Scene], seed: int) -> None:
     asked = exchanges(scenes, random.Random(seed), absent=0.5)
     assert len({exchange.question for exchange in asked}) == len(asked)
-    counts = Counter(scene.thing for scene in scenes)
     for exchange in asked:
-        if exchange.question.startswith("what colour"):
-            thing = exchange.question.removeprefix("what colour is the ").rstrip("?")
-            colours = [scene.colour for scene in scenes if scene.thing == thing]
-            assert counts[thing] <= 1
-            assert exchange.answer == f"the {thing} {colours[0] if colours else 'not there'}."
+        assert exchange.answer == answer_by_looking(scenes, exchange.question)
+
+
+def answer_by_looking(scenes: list[Scene], question: str) -> str:
+    """The right answer, read from the scenes alone; fails where there are several."""
+    *_, name = words = question.rstrip("?").removesuffix(" there").split()
+    found = [place for place, scene in enumerate(scenes) if name in (scene.thing, scene.kind)]
+    match words:
+        case ["what", "comes", "first"]:
+            return f"first {scenes[0]}"
+        case ["what", "comes", "last"]:
+            return f"last {scenes[-1]}"
+        case ["is", "the", _]:
+            return f"the {name} {'is' if found else 'not'} there."
+        case ["what", "comes", "after", "the", _] if not found:
+            return f"after the {name} not there."
+        case _ if not found:
+            return f"the {name} not there."
+    (place,) = found
+    match words:
+        case ["what", "comes", "after", "the", _]:
+            return f"after the {name} {scenes[place + 1]}"
+        case ["what", "colour", "is", "the", _]:
+            return f"the {name} {scenes[place].colour}."
+        case ["which", "is", "the", _]:
+            return f"the {name} {scenes[place].thing} {scenes[place].colour}."
+    raise AssertionError(question)
+
+
+def test_a_single_question_has_every_form_equally_often() -> None:
+    rng = random.Random(0)
+    scenes = [Scene("red", "star"), Scene("blue", "K"), *[Scene("red", "moon")] * 30]
+    asked = [ask_several(scenes, rng, most=1)[0] for _ in range(600)]
+    begins = ("what colour", "which", "is", "what comes after", "what comes")
+    forms = Counter(
+        "absent"
+        if "not there" in each.answer
+        else next(begin for begin in begins if each.question.startswith(begin))
+        for each in asked
+    )
+    assert len(forms) == 6
+    assert max(forms.values()) < 2 * min(forms.values())
 
 
 def test_choices_follow_from_the_seed_and_are_even() -> None:
