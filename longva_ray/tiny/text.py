@@ -62,7 +62,7 @@ NUMBER_DIGITS = 7
 SHORTEST = 48
 
 _SYSTEM_TOKENS = 16  # the system turn and the start of the user's
-_EXCHANGE_TOKENS = 23  # the longest question and answer with their turns
+_EXCHANGE_TOKENS = 22  # the longest question and answer with their turns
 _NUMBER_TOKENS = 11  # a needle
 _QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10

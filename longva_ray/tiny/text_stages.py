@@ -95,21 +95,21 @@ TEXT_STAGES = (
     TextStagePlan(
         name="pretrain",
         corpus=Corpus(
-            num_tokens=5_000_000,
+            num_tokens=10_000_000,
             shortest=96,
             longest=PRETRAINED_TOKENS,
             shares=(
-                ("figures", 0.15),
-                ("lists", 0.2),
+                ("figures", 0.1),
+                ("lists", 0.15),
                 ("numbers", 0.2),
                 ("essays", 0.15),
-                ("chats", 0.3),
+                ("chats", 0.4),
             ),
         ),
         sequence_length=512,
         training=ExtendConfig(
             **TWO_CPU_WORKERS,
-            steps=1200,
+            steps=2400,
             sequences_per_step=8,
             rows_per_batch=4,
             ring_size=1,
@@ -123,21 +123,21 @@ TEXT_STAGES = (
     TextStagePlan(
         name="extend",
         corpus=Corpus(
-            num_tokens=6_200_000,
+            num_tokens=9_900_000,
             shortest=250,
             longest=EXTENDED_TOKENS - 24,
             shares=(
-                ("figures", 0.1),
-                ("lists", 0.25),
+                ("figures", 0.05),
+                ("lists", 0.2),
                 ("numbers", 0.2),
                 ("essays", 0.1),
-                ("chats", 0.35),
+                ("chats", 0.45),
             ),
         ),
         sequence_length=EXTENDED_TOKENS,
         training=ExtendConfig(
             **TWO_CPU_WORKERS,
-            steps=500,
+            steps=800,
             sequences_per_step=12,
             rows_per_batch=12,
             ring_size=2,

@@ -153,22 +153,25 @@ def ask_kind(scenes: Sequence[Scene], kind: Kind) -> Exchange:
 
 
 def ask_next(scenes: Sequence[Scene], thing: str) -> Exchange:
-    """What comes after the thing? Needs a thing that occurs once, but not last, or never."""
+    """What comes after the thing? Needs a thing that occurs once, but not last, or never.
+
+    The answer has no colour: by the thing alone it could not be found again.
+    """
     shown = _only(scenes, lambda scene: scene.thing == thing, f"the {thing}")
     if shown is not None and shown == scenes[-1]:
         raise ValueError(f"nothing comes after the {thing}")
-    found = scenes[scenes.index(shown) + 1] if shown else "not there."
-    return Exchange(f"what comes after the {thing}?", f"after the {thing} {found}")
+    found = f"a {scenes[scenes.index(shown) + 1].thing}" if shown else "not there"
+    return Exchange(f"what comes after the {thing}?", f"after the {thing} {found}.")
 
 
 def ask_first(scenes: Sequence[Scene]) -> Exchange:
     """What comes first? Needs a scene."""
-    return Exchange("what comes first?", f"first {scenes[0]}")
+    return Exchange("what comes first?", f"first a {scenes[0].thing}.")
 
 
 def ask_last(scenes: Sequence[Scene]) -> Exchange:
     """What comes last? Needs a scene."""
-    return Exchange("what comes last?", f"last {scenes[-1]}")
+    return Exchange("what comes last?", f"last a {scenes[-1].thing}.")
 
 
 def ask_everything(scenes: Sequence[Scene]) -> Exchange:
