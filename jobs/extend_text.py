@@ -14,6 +14,7 @@ import ray
 
 from longva_ray.config import ExtendConfig
 from longva_ray.filesystem import is_uri
+from longva_ray.lm.gguf import is_gguf
 from longva_ray.options import absolute, model_place, parse, run_job
 from longva_ray.recipes import get_recipe
 from longva_ray.train.base_model import prepare_base
@@ -57,7 +58,7 @@ def find_base(options: Options, storage: str) -> str:
     if model is None:
         raise ValueError(f"recipe {options.recipe} has no base model; give one with --model")
     model = model_place(model)
-    if model.endswith(".gguf") and is_uri(storage):
+    if is_gguf(model) and is_uri(storage):
         raise ValueError("a GGUF file is converted into the storage, which then must be a folder")
     return prepare_base(model, Path(storage) / options.name / "base")
 

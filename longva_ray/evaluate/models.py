@@ -7,7 +7,6 @@ The RoPE base may be raised on the way: that is the whole training-free baseline
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from transformers import (
 from longva_ray.config import Dtype
 from longva_ray.lm import released
 from longva_ray.lm.checkpoint import OUR_ARCHITECTURE, load_language_model, load_longva_config
+from longva_ray.lm.gguf import gguf_source, is_gguf
 from longva_ray.lm.rope import assert_rope
 from longva_ray.lm.weights import resolve
 from longva_ray.options import model_place
@@ -79,7 +79,7 @@ def named_subjects(
 def is_longva(path: str) -> bool:
     """Whether a path holds a LongVA checkpoint, ours or a released one, and no plain language
     model."""
-    if path.endswith(".gguf"):
+    if is_gguf(path):
         return False
     config = json.loads((resolve(path) / "config.json").read_text())
     known = {OUR_ARCHITECTURE, released.ARCHITECTURE}
@@ -158,14 +158,4 @@ def _files(folder: Path) -> list[str]:
 
 def _source(path: str) -> tuple[str, dict[str, Any]]:
     """Where transformers loads from, and the keyword that a GGUF file takes."""
-    if not path.endswith(".gguf"):
-        return str(resolve(path)), {}
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"no GGUF file {file}; give its path, ending in .gguf")
-    if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
-        raise ValueError(
-            f"{file}: transformers reads it with gguf and accelerate; pip install "
-            "'longva-ray[gguf]'"
-        )
-    return str(file.parent), {"gguf_file": file.name}
+    return gguf_source(path) if is_gguf(path) else (str(resolve(path)), {})

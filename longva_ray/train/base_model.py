@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from longva_ray.lm.gguf import gguf_source, is_gguf
 from longva_ray.lm.weights import save_folder
 
 logger = logging.getLogger(__name__)
@@ -23,18 +24,15 @@ logger = logging.getLogger(__name__)
 def prepare_base(model: str, folder: Path) -> str:
     """What to load instead of `model`: itself, or `folder` with the content of a GGUF file.
 
-    Raises ValueError for a GGUF file that is not there.
+    Raises ValueError for a GGUF file that is not there, or without the packages that read it.
     """
-    if not model.endswith(".gguf"):
+    if not is_gguf(model):
         return model
-    file = Path(model)
-    if not file.is_file():
-        raise ValueError(f"there is no file {model}")
     if not folder.exists():
-        logger.info("converting %s to %s", file, folder)
-        arguments = {"gguf_file": file.name}
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
-        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **arguments)
+        logger.info("converting %s to %s", model, folder)
+        place, source = gguf_source(model)
+        tokenizer = AutoTokenizer.from_pretrained(place, **source)
+        read = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **source)
         # A model read from GGUF counts as quantised, which transformers refuses to write.
         config = copy.deepcopy(read.config)
         del config.quantization_config

@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longva_ray.config import TextDataConfig, from_dict
 from longva_ray.filesystem import resolve
+from longva_ray.lm.gguf import gguf_source, is_gguf
 from longva_ray.train.text_sources import (
     BadRecord,
     Document,
@@ -87,15 +88,16 @@ class TokenisedGroup:
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hugging Face id.
+    """The tokenizer of a folder, Hugging Face id or GGUF file.
 
     Raises ValueError when there is none.
     """
     from longva_ray.lm.checkpoint import register  # takes seconds, and workers have no use for it
 
     register()
+    place, source = gguf_source(checkpoint) if is_gguf(checkpoint) else (checkpoint, {})
     try:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        return AutoTokenizer.from_pretrained(place, **source)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load a tokenizer from {checkpoint}: {error}") from error
 
