@@ -39,12 +39,14 @@ from longva_ray.tiny.world import (
     Exchange,
     Scene,
     ask_colour,
+    ask_first,
+    ask_presence,
 )
 from longva_ray.video.decode import decode_frames
 
 REQUEST_TIMEOUT_S = 120.0
 HAYSTACK_S = 240
-NUM_HIDDEN = 4
+NUM_HIDDEN = 3
 VNIAH_NEEDLES = 2
 OPEN_QUESTION = "What happens in this video?"
 
@@ -124,7 +126,15 @@ def _hide(video: Path, needles: Path, seed: int, console: Console) -> list[Excha
     scenes = write_haystack(video, seconds=HAYSTACK_S, seed=seed, hidden=hidden)
     for second, scene in hidden.items():
         console.print(f"  hidden at {second // 60}:{second % 60:02d}  {scene}")
-    return [ask_colour(scenes, thing) for thing in things]
+    first, second, third = things
+    absent = rng.choice([thing for thing in free if thing not in things])
+    return [
+        ask_colour(scenes, first),
+        ask_colour(scenes, second),
+        ask_presence(scenes, third),
+        ask_colour(scenes, absent),
+        ask_first(scenes),
+    ]
 
 
 def _show_encoding(report: EncodeReport, console: Console) -> None:

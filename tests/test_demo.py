@@ -25,7 +25,7 @@ def test_demo_finds_what_it_hid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "outputs" / "demo"
     answers = json.loads((folder / "answers.json").read_text())
-    assert len(answers) == 4
+    assert len(answers) == 5
     assert all(each["answer"] == each["true"] for each in answers), done.stdout
     assert list((folder / "shards").rglob("video.json"))
     for picture in (folder / "frames.png", folder / "vniah" / "vniah.png"):
