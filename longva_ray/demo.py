@@ -126,11 +126,11 @@ def _hide(video: Path, needles: Path, seed: int, console: Console) -> list[Excha
     scenes = write_haystack(video, seconds=HAYSTACK_S, seed=seed, hidden=hidden)
     for second, scene in hidden.items():
         console.print(f"  hidden at {second // 60}:{second % 60:02d}  {scene}")
-    first, second, third = things
+    one, another, third = things
     absent = rng.choice([thing for thing in free if thing not in things])
     return [
-        ask_colour(scenes, first),
-        ask_colour(scenes, second),
+        ask_colour(scenes, one),
+        ask_colour(scenes, another),
         ask_presence(scenes, third),
         ask_colour(scenes, absent),
         ask_first(scenes),

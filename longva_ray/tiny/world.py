@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -200,32 +200,45 @@ def exchanges(scenes: Sequence[Scene], rng: random.Random, *, absent: float) -> 
         absent: questions about things that are not there, as a fraction of those about things that
             are.
     """
+    there, missing = forms(scenes, rng)
+    num_missing = round(absent * sum(map(len, there.values())))
+    not_there = _form_by_form(missing.values(), rng)[:num_missing]
+    return _form_by_form([*there.values(), not_there], rng)
+
+
+def forms(
+    scenes: Sequence[Scene], rng: random.Random
+) -> tuple[dict[str, list[Exchange]], dict[str, list[Exchange]]]:
+    """All questions about single things that have one right answer, by their form: about things
+    that are there, and about things that are not.
+
+    Of the things that are there, `rng` chooses `MOST_PRESENT` to ask whether they are.
+    """
     counts = Counter(scene.thing for scene in scenes)
     kinds = Counter(scene.kind for scene in scenes)
     once = [thing for thing in counts if counts[thing] == 1]
     followed = [thing for thing in once if thing != scenes[-1].thing]
     some = rng.sample(list(counts), min(MOST_PRESENT, len(counts)))
-    there = [
-        [ask_colour(scenes, thing) for thing in once],
-        [ask_kind(scenes, kind) for kind in kinds if kinds[kind] == 1],
-        [ask_presence(scenes, thing) for thing in some],
-        [ask_next(scenes, thing) for thing in followed],
-        [ask_first(scenes), ask_last(scenes)],
-    ]
+    there = {
+        "colour": [ask_colour(scenes, thing) for thing in once],
+        "kind": [ask_kind(scenes, kind) for kind in kinds if kinds[kind] == 1],
+        "presence": [ask_presence(scenes, thing) for thing in some],
+        "next": [ask_next(scenes, thing) for thing in followed],
+        "ends": [ask_first(scenes), ask_last(scenes)],
+    }
     unseen = [thing for thing in THINGS if thing not in counts]
-    missing = [
-        [ask_colour(scenes, thing) for thing in unseen],
-        [ask_kind(scenes, kind) for kind in THINGS_OF if kind not in kinds],
-        [ask_presence(scenes, thing) for thing in unseen],
-        [ask_next(scenes, thing) for thing in unseen],
-    ]
-    num_missing = round(absent * sum(map(len, there)))
-    return _form_by_form([*there, _form_by_form(missing, rng)[:num_missing]], rng)
+    missing = {
+        "colour": [ask_colour(scenes, thing) for thing in unseen],
+        "kind": [ask_kind(scenes, kind) for kind in THINGS_OF if kind not in kinds],
+        "presence": [ask_presence(scenes, thing) for thing in unseen],
+        "next": [ask_next(scenes, thing) for thing in unseen],
+    }
+    return there, missing
 
 
-def _form_by_form(forms: Sequence[list[Exchange]], rng: random.Random) -> list[Exchange]:
+def _form_by_form(all_forms: Iterable[list[Exchange]], rng: random.Random) -> list[Exchange]:
     """All exchanges in random order, each of a form that is drawn evenly among those left."""
-    left = [rng.sample(form, len(form)) for form in forms if form]
+    left = [rng.sample(form, len(form)) for form in all_forms if form]
     found = []
     while left:
         form = rng.choice(left)

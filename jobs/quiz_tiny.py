@@ -1,0 +1,49 @@
+"""Ask longva-tiny every form of question that its world knows.
+
+    python jobs/quiz_tiny.py --frames 3 24 240
+
+Prints right answers by form and number of frames, and writes each question with its true and its
+given answer. Runs in one process, in minutes.
+"""
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from longva_ray.options import find_checkpoint, local_path, parse, run_job
+from longva_ray.tiny.quiz import LENGTHS, describe_quiz, run_quiz
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Ask a model of the tiny world every form of question."""
+
+    model: str | None = None
+    """LongVA checkpoint instead of longva-tiny."""
+    frames: tuple[int, ...] = LENGTHS
+    """Numbers of frames."""
+    lists: int = 24
+    """Lists of frames of each length."""
+    seed: int = 3000
+    """Of the lists and their pictures."""
+    out: str = "outputs/quiz.json"
+    """File for every question and answer."""
+
+
+def main() -> int:
+    options = parse(Options)
+    out = Path(local_path(options.out))
+    checkpoint = find_checkpoint(options.model, "tiny")
+    asked = run_quiz(checkpoint, lengths=options.frames, lists=options.lists, seed=options.seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps([dataclasses.asdict(each) for each in asked], indent=2) + "\n")
+    print(describe_quiz(asked))
+    print(f"every question and answer: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    run_job(main)
