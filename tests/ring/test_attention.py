@@ -52,7 +52,7 @@ def assert_close(
         name: relative_error(g, w)
         for name, g, w in zip(("out", "dq", "dk", "dv"), got, wanted, strict=True)
     }
-    assert max(errors.values()) <= tolerance, errors
+    assert all(error <= tolerance for error in errors.values()), errors
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -94,18 +94,20 @@ def test_log_sum_exp_gaps_above_one_hundred(
 ) -> None:
     """Keys of one chunk dwarf all others: the exponential of the gap overflows float32.
 
-    Scores of that size cost float32 some digits in any order of computation, so the yardstick there
-    is the same kernel in one process.
+    Every flash backward computes weights again as exp(score - log-sum-exp). Both are near 283 here,
+    where float32 rounds to about 283 eps; a weight is off by that factor, and the gradient of a
+    query by that times the loud key. How much of it cancels differs from processor to processor.
     """
+    loud_query, loud_key, head_dim = 20.0, 40.0, 8
+    score = loud_query * loud_key / head_dim**0.5
+    rounding = 2 * loud_key * score * torch.finfo(dtype).eps
     for loud in (slice(0, 8), slice(40, 48)):
-        q, k, v, grad_out = random_inputs(64, dtype=dtype)
-        q[..., 0], k[..., 0] = 20.0, 0.0
-        k[:, :, loud, 0] = 40.0
+        q, k, v, grad_out = random_inputs(64, dtype=dtype, head_dim=head_dim)
+        q[..., 0], k[..., 0] = loud_query, 0.0
+        k[:, :, loud, 0] = loud_key
         wanted = attention_and_gradients(*(t.double() for t in (q, k, v, grad_out)), (64,))
-        alone = run_ring(pool, 1, (q, k, v, grad_out), (64,), schedule)
         got = run_ring(pool, 4, (q, k, v, grad_out), (64,), schedule)
-        for a, g, w in zip(alone, got, wanted, strict=True):
-            assert relative_error(g, w) <= 2 * relative_error(a, w) + TOLERANCE[dtype]
+        assert_close(got, wanted, TOLERANCE[dtype] + rounding)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
