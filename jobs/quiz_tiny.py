@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from longva_ray.options import find_checkpoint, local_path, parse, run_job
 from longva_ray.tiny.quiz import LENGTHS, describe_quiz, run_quiz
@@ -34,7 +33,7 @@ class Options:
 
 def main() -> int:
     options = parse(Options)
-    out = Path(local_path(options.out))
+    out = local_path(options.out)
     checkpoint = find_checkpoint(options.model, "tiny")
     asked = run_quiz(checkpoint, lengths=options.frames, lists=options.lists, seed=options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)

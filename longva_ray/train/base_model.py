@@ -28,9 +28,9 @@ def prepare_base(model: str, folder: Path) -> str:
     """
     if not is_gguf(model):
         return model
+    place, source = gguf_source(model)
     if not folder.exists():
         logger.info("converting %s to %s", model, folder)
-        place, source = gguf_source(model)
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         read = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **source)
         # A model read from GGUF counts as quantised, which transformers refuses to write.
