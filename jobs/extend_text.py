@@ -15,8 +15,7 @@ import ray
 from longva_ray.config import ExtendConfig
 from longva_ray.filesystem import is_uri
 from longva_ray.lm.gguf import is_gguf
-from longva_ray.options import absolute, model_place, parse, run_job
-from longva_ray.recipes import get_recipe
+from longva_ray.options import absolute, find_base, parse, run_job
 from longva_ray.train.base_model import prepare_base
 from longva_ray.train.launch import train
 from longva_ray.train.text_stage import TextStage
@@ -43,24 +42,17 @@ class Options:
 def main() -> int:
     options = parse(Options)
     storage, shards = absolute(options.storage), absolute(options.shards)
-    stage = TextStage(options.extend, base=find_base(options, storage), shards=shards)
+    model = find_base(options.model, options.recipe)
+    if is_gguf(model) and is_uri(storage):
+        raise ValueError("a GGUF file is converted into the storage, which then must be a folder")
+    base = prepare_base(model, Path(storage) / options.name / "base")
+    stage = TextStage(options.extend, base=base, shards=shards)
     stage.check_inputs()
     ray.init(ignore_reinit_error=True)
     documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
     outcome = train(stage, options.extend, storage=storage, name=options.name, documents=documents)
     print(outcome.describe(f"{storage}/{options.name}"))
     return 0 if outcome.status == "finished" else 1
-
-
-def find_base(options: Options, storage: str) -> str:
-    """The base model, as a place that every worker can load."""
-    model = options.model or get_recipe(options.recipe).base
-    if model is None:
-        raise ValueError(f"recipe {options.recipe} has no base model; give one with --model")
-    model = model_place(model)
-    if is_gguf(model) and is_uri(storage):
-        raise ValueError("a GGUF file is converted into the storage, which then must be a folder")
-    return prepare_base(model, Path(storage) / options.name / "base")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,17 @@ def find_checkpoint(model: str | None, recipe_name: str) -> str:
     return model_place(model) if model else checkpoint_of(get_recipe(recipe_name))
 
 
+def find_base(model: str | None, recipe_name: str) -> str:
+    """The causal language model that was asked for, or else the one the recipe extends.
+
+    Raises ValueError when neither is there.
+    """
+    base = model or get_recipe(recipe_name).base
+    if base is None:
+        raise ValueError(f"recipe {recipe_name} has no base model; give one with --model")
+    return model_place(base)
+
+
 def run_job(main: Callable[[], int]) -> None:
     """Run a job's main function and turn a user's mistake into one line and a nonzero exit
     status."""

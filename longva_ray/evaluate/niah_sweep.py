@@ -85,8 +85,8 @@ def describe_niah(report: dict[str, Any]) -> str:
             for row in model["average_by_length"]
         ]
         if model["perplexity"]:
-            loss, tokens = model["perplexity"]["loss"], model["perplexity"]["tokens"]
-            lines.append(f"  loss on plain essays of {tokens} tokens: {loss:.4f} nats a token")
+            limit = report["models"][0]["training_length"]
+            lines.append(f"  loss on plain essays: {_describe_loss(model['perplexity'], limit)}")
     for model in report["training_free"]:
         score = model["average"]["exact"]["score"]
         lines.append(f"training-free, base {model['rope_base']:g}: {score:.3f}")
@@ -196,6 +196,16 @@ def _perplexity(windows: Sequence[Outcome]) -> dict[str, Any] | None:
         "position": [(start + stop) / 2 for start, stop in stretches],
         "perplexity": [math.exp(mean) for mean in means],
     }
+
+
+def _describe_loss(perplexity: dict[str, Any], limit: int) -> str:
+    """The mean loss up to position `limit`, and behind it where there is anything."""
+    parts: dict[str, list[float]] = {f"up to {limit}": [], f"behind {limit}": []}
+    inside, behind = parts.values()
+    for position, value in zip(perplexity["position"], perplexity["perplexity"], strict=True):
+        (inside if position < limit else behind).append(math.log(value))
+    means = [f"{sum(part) / len(part):.4f} {where}" for where, part in parts.items() if part]
+    return f"{', '.join(means)} of {perplexity['tokens']} tokens, in nats"
 
 
 def _title(model: dict[str, Any], distractors: int, rows: int) -> str:

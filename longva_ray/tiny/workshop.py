@@ -58,7 +58,7 @@ from longva_ray.tiny.vision_stages import (
     SMALL_CONVERSATIONS,
     vniah_config,
 )
-from longva_ray.train.launch import train
+from longva_ray.train.launch import train_to_end
 from longva_ray.train.settings import TrainConfig
 from longva_ray.train.text_pipeline import prepare_text
 from longva_ray.train.text_stage import TextStage
@@ -275,12 +275,8 @@ class Workshop:
     def _train(self, stage: TextStage | VisionStage, config: TrainConfig, name: str) -> None:
         started = time.perf_counter()
         documents = {"provenance.json": stage.provenance()}
-        outcome = train(
+        result = train_to_end(
             stage, config, storage=str(self._out / "runs"), name=name, documents=documents
         )
-        if outcome.status != "finished":
-            raise ValueError(
-                f"{name}: {outcome.status} after step {outcome.step}. {outcome.message}"
-            )
         seconds = time.perf_counter() - started
-        logger.info("%s: %.0f s, weights in %s", name, seconds, self._model(name))
+        logger.info("%s: %.0f s, weights in %s", name, seconds, result)

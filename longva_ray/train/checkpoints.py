@@ -3,6 +3,7 @@
     folder/progress.json      steps done, and the identity of the run     (rank 0)
     folder/random_RANK.pt     states of the random number generators      (every rank)
     folder/...                what the engine writes                      (every rank)
+    folder/share_RANK.json    sizes of all that this rank wrote           (every rank)
 
 Every rank writes into a folder of its own; the folders are merged into one when they are persisted.
 The position in the data is not among the contents: it is a function of the step (`train.order`).
@@ -16,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import torch
 import torch.distributed as dist
 
@@ -33,6 +35,8 @@ class Progress:
     num_workers: int
     zero_stage: int
     identity: dict[str, Any]
+    settings: dict[str, Any]
+    """All of them as JSON knows them; those outside `identity` may change."""
 
     @classmethod
     def parse(cls, text: str | bytes) -> "Progress":
@@ -55,8 +59,12 @@ def save(
             num_workers=config.num_workers,
             zero_stage=config.zero_stage,
             identity=identity,
+            settings=dataclasses.asdict(config),
         )
         (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+    written = [file for file in folder.rglob("*") if file.is_file()]
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in written}
+    (folder / _share_name(rank)).write_text(json.dumps(sizes, indent=2) + "\n")
 
 
 def restore(engine: Engine, folder: Path, identity: dict[str, Any], config: TrainConfig) -> int:
@@ -73,6 +81,51 @@ def restore(engine: Engine, folder: Path, identity: dict[str, Any], config: Trai
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     return progress.step
+
+
+def newest_complete(filesystem: pyarrow.fs.FileSystem, run: str) -> tuple[str, Progress] | None:
+    """The last checkpoint in a run's folder that holds the whole share of every rank; uploads that
+    were cut off are passed over."""
+    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(run, allow_not_found=True))
+    for folder in sorted((info.path for info in inside), reverse=True):
+        if Path(folder).name.startswith("step_") and (progress := _complete(filesystem, folder)):
+            return folder, progress
+    return None
+
+
+def _complete(filesystem: pyarrow.fs.FileSystem, folder: str) -> Progress | None:
+    """Progress of a checkpoint of which nothing is missing."""
+    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
+    sizes = {info.path.removeprefix(f"{folder}/"): info.size for info in inside}
+    try:
+        progress = Progress.parse(_read(filesystem, f"{folder}/{PROGRESS}"))
+        for rank in range(progress.num_workers):
+            share = json.loads(_read(filesystem, f"{folder}/{_share_name(rank)}"))
+            if any(sizes.get(name) != size for name, size in share.items()):
+                return None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return progress
+
+
+def _read(filesystem: pyarrow.fs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path) as reader:
+        content: bytes = reader.read()
+    return content
+
+
+def _share_name(rank: int) -> str:
+    return f"share_{rank}.json"
+
+
+def changed_settings(progress: Progress, config: TrainConfig) -> list[str]:
+    """What a run that goes on does otherwise than before, in words."""
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    return [
+        f"{name} {progress.settings.get(name)!r} -> {value!r}"
+        for name, value in now.items()
+        if progress.settings.get(name) != value
+    ]
 
 
 def check_same_run(progress: Progress, identity: dict[str, Any], config: TrainConfig) -> None:

@@ -15,7 +15,9 @@ Trade-off: trackers write where the driver is. Where storage is a URI, metrics a
 the run ends.
 """
 
+import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ import ray.train
 import ray.train.torch
 from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longva_ray.filesystem import is_uri, resolve
@@ -65,13 +68,17 @@ def train(
     checkpoint under this name that belongs to another run.
     """
     filesystem, root = probe_storage(storage, name)
-    check_continues(stage, config, filesystem, f"{root}/{name}")
+    checkpoint = find_checkpoint(stage, config, filesystem, f"{root}/{name}")
+    drop_damaged_index(filesystem, f"{root}/{name}")
     _warn_of_small_cluster(config)
     monitor = _start_monitor()
+    # Ranks wait for each other when they report a checkpoint too; Ray itself sets no limit.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(config.collective_timeout_s)
     settings = {
         "stage": stage,
         "config": config,
         "monitor": monitor,
+        "checkpoint": checkpoint,
         "final": f"{root}/{name}/final",
         "documents": documents,
     }
@@ -93,7 +100,20 @@ def train(
     )
     with _tracker_folder(filesystem, f"{root}/{name}", remote=is_uri(storage)) as folder:
         watch = Watch(monitor, config, folder=folder, name=name)
-        return watch.follow(lambda: _fit(trainer))
+        return watch.follow(lambda: _fit(trainer, monitor))
+
+
+def train_to_end(
+    stage: Stage, config: TrainConfig, *, storage: str, name: str, documents: dict[str, Any]
+) -> Path:
+    """`train` in a folder, for those who want the result: returns where it is.
+
+    Raises ValueError also for a run that was stopped, failed or diverged.
+    """
+    outcome = train(stage, config, storage=storage, name=name, documents=documents)
+    if outcome.status != "finished":
+        raise ValueError(f"{name}: {outcome.status} after step {outcome.step}. {outcome.message}")
+    return Path(storage) / name / "final"
 
 
 def probe_storage(storage: str, name: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -122,29 +142,51 @@ def probe_storage(storage: str, name: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return filesystem, root
 
 
-def check_continues(
+def find_checkpoint(
     stage: Stage, config: TrainConfig, filesystem: pyarrow.fs.FileSystem, folder: str
-) -> None:
-    """Raise ValueError when the newest checkpoint in a run's folder belongs to another run."""
-    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
-    saved = sorted(info.path for info in inside if info.base_name.startswith("step_"))
-    for path in reversed(saved):
-        file = f"{path}/{checkpoints.PROGRESS}"
-        if filesystem.get_file_info(file).type == pyarrow.fs.FileType.File:
-            with filesystem.open_input_stream(file) as reader:
-                progress = checkpoints.Progress.parse(reader.read())
-            checkpoints.check_same_run(progress, stage.identity(), config)
-            return
+) -> str | None:
+    """The last complete checkpoint in a run's folder, which the run goes on from.
+
+    Says which settings are others than before. Raises ValueError when it belongs to another run.
+    """
+    found = checkpoints.newest_complete(filesystem, folder)
+    if found is None:
+        return None
+    path, progress = found
+    checkpoints.check_same_run(progress, stage.identity(), config)
+    for change in checkpoints.changed_settings(progress, config):
+        logger.warning("going on from step %d with another setting: %s", progress.step, change)
+    return path
 
 
-def explain(error: TrainingFailedError) -> str:
-    """A failure in a few lines: what each rank said, and which ranks said nothing."""
+def drop_damaged_index(filesystem: pyarrow.fs.FileSystem, folder: str) -> None:
+    """Delete Ray Train's list of a run's checkpoints when it cannot be read.
+
+    Ray writes it in place, so a full disk or a kill can cut it short, and no run with such a list
+    starts again. `find_checkpoint` needs no list.
+    """
+    path = f"{folder}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
+    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return
+    with filesystem.open_input_stream(path) as reader:
+        content = reader.read()
+    try:
+        json.loads(content)
+    except ValueError:
+        logger.warning("%s was cut short, and is deleted; the checkpoints are not", path)
+        filesystem.delete_file(path)
+
+
+def explain(error: TrainingFailedError, doing: dict[int, str]) -> str:
+    """A failure in a few lines: what each rank said, and what each one did last, which tells who
+    hung or was lost."""
     if not isinstance(error, WorkerGroupError):
         return str(error)
     lines = [
         f"rank {rank}: {_cause(failure)}" for rank, failure in sorted(error.worker_failures.items())
     ]
-    return "\n".join(["the workers failed; ranks that are not listed said nothing:", *lines])
+    last = [f"rank {rank} {what}" for rank, what in doing.items()]
+    return "\n".join(["the workers failed:", *lines, f"last known: {', '.join(last)}"])
 
 
 def _cause(failure: Exception) -> str:
@@ -154,12 +196,14 @@ def _cause(failure: Exception) -> str:
     return (named or lines or [type(failure).__name__])[-1]
 
 
-def _fit(trainer: TorchTrainer) -> Outcome:
+def _fit(trainer: TorchTrainer, monitor: Any) -> Outcome:
     """Run the trainer; a run that fails or diverges names its last good checkpoint."""
     try:
         result: Any = trainer.fit()
     except TrainingFailedError as error:
-        return Outcome(status="failed", step=0, message=explain(error))
+        return Outcome(
+            status="failed", step=0, message=explain(error, ray.get(monitor.doing.remote()))
+        )
     outcome: Outcome = result.return_value
     if outcome.status != "diverged":
         return outcome

@@ -4,8 +4,8 @@
 
 The loop knows no Ray: whatever reaches beyond this process (records, checkpoints, the wish to stop)
 goes through a `Session`, so that tests and notebooks can run it alone. All decisions are taken from
-numbers that every rank has, so all ranks take them in the same step: one small all-reduce a step
-carries the labels that the loss is divided by and whether anybody was asked to stop.
+numbers that every rank has, so all ranks take them in the same step: two small all-reduces a step
+carry the labels that the loss is divided by, and whether anybody was asked to stop meanwhile.
 
 A loss or gradient that is not finite ends the run before anything is saved: what is saved is good.
 
@@ -86,6 +86,10 @@ class Session(Protocol):
         """Whether this rank was asked to stop after the step; must not wait."""
         ...
 
+    def doing(self, what: str) -> None:
+        """What this rank does from now on, for who looks for one that hangs; must not wait."""
+        ...
+
     def record(self, record: StepRecord) -> None:
         """A step is done; called on rank 0."""
         ...
@@ -122,7 +126,8 @@ def run(
 
     for step in range(start, config.steps):
         with _named_waits(mesh, step + 1, config.collective_timeout_s):
-            record, stop = _train_step(stage, engine, config, device, session, step)
+            record = _train_step(stage, engine, config, device, session, step)
+            stop = _stop_requested(session, device)
         if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
             message = f"step {record.step}: loss {record.loss}, gradient norm {record.grad_norm}"
             return Outcome(status="diverged", step=step, message=message)
@@ -130,6 +135,7 @@ def run(
             session.record(record)
         last = record.step == config.steps
         if stop or last or record.step % config.checkpoint_every == 0:
+            session.doing(f"saves after step {record.step}")
             folder = session.checkpoint_folder()
             checkpoints.save(engine, folder, record.step, stage.identity(), config)
             session.keep(folder, record, wait=stop or last)
@@ -148,11 +154,13 @@ def _train_step(
     device: torch.device,
     session: Session,
     step: int,
-) -> tuple[StepRecord, bool]:
-    """One optimizer step, unless its loss is not finite; and whether to stop after it."""
+) -> StepRecord:
+    """One optimizer step, unless its loss is not finite."""
     started = time.perf_counter()
+    session.doing(f"reads the rows of step {step + 1}")
     batches = stage.micro_batches(step)
-    totals = _totals(batches, session.stop_requested(), device)
+    session.doing(f"computes step {step + 1}")
+    totals = _totals(batches, device)
     num_labels = int(totals[0])
     loss = torch.zeros((), dtype=torch.float64, device=device)
     for batch in batches:
@@ -169,7 +177,7 @@ def _train_step(
     )
     if math.isfinite(value):
         norm = engine.step(rate)
-    record = StepRecord(
+    return StepRecord(
         step=step + 1,
         loss=value,
         grad_norm=norm,
@@ -180,25 +188,34 @@ def _train_step(
         seconds=time.perf_counter() - started,
         memory_gib=_memory_gib(device),
     )
-    return record, bool(totals[3])
 
 
-def _totals(batches: list[MicroBatch], stop: bool, device: torch.device) -> torch.Tensor:
-    """Labels, tokens and FLOPs of a step over all ranks, and how many were asked to stop."""
+def _totals(batches: list[MicroBatch], device: torch.device) -> torch.Tensor:
+    """Labels, tokens and FLOPs of a step over all ranks."""
     sums = [
         sum(batch.num_labels for batch in batches),
         sum(batch.num_tokens for batch in batches),
         sum(batch.flops for batch in batches),
-        stop,
     ]
-    totals = torch.tensor(sums, dtype=torch.float64, device=device)
+    return _sum_over_ranks(sums, device)
+
+
+def _stop_requested(session: Session, device: torch.device) -> bool:
+    """Whether any rank was asked to stop; all get the same answer. Asked behind a step, so that a
+    wish is heard before another long one begins."""
+    return bool(_sum_over_ranks([session.stop_requested()], device))
+
+
+def _sum_over_ranks(values: list[float], device: torch.device) -> torch.Tensor:
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
     if dist.is_initialized():
-        dist.all_reduce(totals)
-    return totals.cpu()
+        dist.all_reduce(sums)
+    return sums.cpu()
 
 
 def _publish(stage: Stage, engine: Engine, session: Session, mesh: RingMesh) -> None:
     """Collect the whole weights on rank 0 and let the stage write them."""
+    session.doing("publishes the result")
     weights = engine.whole_weights(stage.model())
     if _rank(mesh) == 0:
         with session.final_folder() as folder:

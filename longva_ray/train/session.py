@@ -1,12 +1,13 @@
 """A worker's connection to Ray Train: checkpoints, step records, and the wish to stop.
 
 Checkpoints are written to a local folder and uploaded to the run's storage in the background while
-training goes on; the last one is waited for. Step records and the wish to stop do not go through
-`ray.train.report`, which makes all ranks wait for each other: a small actor beside the driver takes
-the ones and holds the other.
+training goes on; the last one is waited for. Step records, what every rank does and the wish to
+stop do not go through `ray.train.report`, which makes all ranks wait for each other: a small actor
+beside the driver takes the ones and holds the other.
 """
 
 import asyncio
+import hashlib
 import json
 import shutil
 import tempfile
@@ -24,10 +25,11 @@ from longva_ray.train.loop import Session, StepRecord
 
 
 class Monitor:
-    """Mailbox between rank 0 and the driver; runs as an actor beside the driver."""
+    """Mailbox between the ranks and the driver; runs as an actor beside the driver."""
 
     def __init__(self) -> None:
         self._records: list[StepRecord] = []
+        self._doing: dict[int, str] = {}
         self._started = False
         self._stop = asyncio.Event()
 
@@ -43,6 +45,14 @@ class Monitor:
         taken, self._records = self._records, []
         return taken
 
+    async def note(self, rank: int, what: str) -> None:
+        """What a rank does now."""
+        self._doing[rank] = what
+
+    async def doing(self) -> dict[int, str]:
+        """What every rank did last."""
+        return dict(sorted(self._doing.items()))
+
     async def request_stop(self) -> bool:
         """Ask the workers to stop after their step; whether there are any."""
         self._stop.set()
@@ -56,10 +66,26 @@ class Monitor:
 class RaySession(Session):
     """The session of one Ray Train worker."""
 
-    def __init__(self, monitor: Any, *, final: str, documents: dict[str, Any]) -> None:
-        self._monitor = monitor  # a handle on a Monitor actor; those have no types
+    def __init__(
+        self, monitor: Any, *, checkpoint: str | None, final: str, documents: dict[str, Any]
+    ) -> None:
+        """
+        Args:
+            monitor: a handle on a `Monitor` actor; those have no types.
+            checkpoint: where the run goes on, in its storage, unless Ray Train knows a later one.
+            final: where the result goes, in the run's storage.
+            documents: what is written as JSON beside the result, by file name.
+        """
+        self._monitor = monitor
+        self._checkpoint = checkpoint
         self._final = final
         self._documents = documents
+        self._rank = ray.train.get_context().get_world_rank()
+        # One folder for this rank of this run, so that what a lost worker left does not stay.
+        digest = hashlib.blake2b(f"{final} {self._rank}".encode(), digest_size=8).hexdigest()
+        self._shares = Path(tempfile.gettempdir()) / f"longva-checkpoints-{digest}"
+        shutil.rmtree(self._shares, ignore_errors=True)
+        self._shares.mkdir()
         self._stop = monitor.wait_for_stop.remote()
         monitor.start.remote()
 
@@ -67,11 +93,14 @@ class RaySession(Session):
         ready, _ = ray.wait([self._stop], timeout=0)
         return bool(ready)
 
+    def doing(self, what: str) -> None:
+        self._monitor.note.remote(self._rank, what)
+
     def record(self, record: StepRecord) -> None:
         self._monitor.push.remote(record)
 
     def checkpoint_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="longva-checkpoint-"))
+        return Path(tempfile.mkdtemp(dir=self._shares))
 
     def keep(self, folder: Path, record: StepRecord, *, wait: bool) -> None:
         mode = CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC
@@ -86,6 +115,9 @@ class RaySession(Session):
     @contextmanager
     def latest(self) -> Iterator[Path | None]:
         checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None and self._checkpoint is not None:
+            filesystem = ray.train.get_context().get_storage().storage_filesystem
+            checkpoint = Checkpoint(self._checkpoint, filesystem)
         if checkpoint is None:
             yield None
         else:

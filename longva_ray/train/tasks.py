@@ -45,6 +45,8 @@ def run_tasks(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
+    # A large file is one task, and a cluster may take its time to grow: neither is a hang.
+    context.execution_no_progress_timeout_s = -1
     rows = [{"number": task[0], "task": pickle.dumps(task)} for task in tasks]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Task(worker),

@@ -5,19 +5,25 @@
 
 They live in the driver, not in a worker, so they outlast workers that are lost. Steps that are done
 again after a restart are logged again; the last line of a step counts. Packages are imported when
-they are asked for.
+they are asked for. Numbers are not worth a run: where they cannot be written, training goes on.
 """
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from longva_ray.train.loop import StepRecord
 
+logger = logging.getLogger(__name__)
+
 METRICS = "metrics.jsonl"
+MOST_FAILURES = 5
+"""Times in a row that a tracker may fail before it is left alone."""
 
 
 class Tracker(Protocol):
@@ -96,6 +102,7 @@ class Trackers:
         self, folder: Path, kinds: Sequence[str], *, name: str, settings: dict[str, Any]
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._failures: dict[Tracker, int] = {}
         self._trackers: list[Tracker] = [JsonLines(folder)]
         for kind in kinds:
             self._trackers.append(_make(kind, folder, name, settings))
@@ -110,14 +117,27 @@ class Trackers:
         traceback: TracebackType | None,
     ) -> None:
         for tracker in self._trackers:
-            tracker.close()
+            self._attempt(tracker, tracker.close)
 
     def log(self, record: StepRecord) -> None:
         values: dict[str, float] = dataclasses.asdict(record)
         step = int(values.pop("step"))
         values["tokens_per_second"] = record.tokens / record.seconds
         for tracker in self._trackers:
-            tracker.log(step, values)
+            if self._failures.get(tracker, 0) < MOST_FAILURES:
+                self._attempt(tracker, partial(tracker.log, step, values))
+
+    def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
+        """A full disk or a server that is away must not end the run whose numbers these are."""
+        try:
+            act()
+            self._failures[tracker] = 0
+        except Exception as error:
+            self._failures[tracker] = self._failures.get(tracker, 0) + 1
+            gone = ", and is left alone from now on" * (self._failures[tracker] == MOST_FAILURES)
+            logger.warning(
+                "%s failed%s: %s: %s", type(tracker).__name__, gone, type(error).__name__, error
+            )
 
 
 def _make(kind: str, folder: Path, name: str, settings: dict[str, Any]) -> Tracker:

@@ -25,7 +25,10 @@ def work(settings: dict[str, Any]) -> Any:
     mesh = make_mesh(ring_size=config.ring_size, device_type=device.type)
     _limit_waits(mesh, config.collective_timeout_s)
     session = RaySession(
-        settings["monitor"], final=settings["final"], documents=settings["documents"]
+        settings["monitor"],
+        checkpoint=settings["checkpoint"],
+        final=settings["final"],
+        documents=settings["documents"],
     )
     return loop.run(settings["stage"], config, mesh, device, session)
 

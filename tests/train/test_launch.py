@@ -1,6 +1,5 @@
 """What is checked before a worker starts, and how a failure is told."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from ray.train import WorkerGroupError
 from training_world import settings, write_base, write_shards
 
+from longva_ray.config import ExtendConfig
 from longva_ray.train import checkpoints, launch
 from longva_ray.train.engine import TorchEngine
-from longva_ray.train.launch import check_continues, explain, probe_storage
+from longva_ray.train.launch import explain, find_checkpoint, probe_storage
 from longva_ray.train.text_stage import TextStage
 from longva_ray.train.trackers import METRICS, JsonLines
 
@@ -29,21 +29,61 @@ def test_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         probe_storage(str(tmp_path / "file"), "run")
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+LOCAL = pyarrow.fs.LocalFileSystem()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> TextStage:
     base = write_base(tmp_path / "base")
-    config = settings(steps=8)
-    stage = TextStage(config, base=base, shards=write_shards(tmp_path / "shards", base))
-    progress = checkpoints.Progress(step=7, num_workers=2, zero_stage=0, identity=stage.identity())
-    folder = tmp_path / "runs" / "step_0000007"
+    return TextStage(settings(), base=base, shards=write_shards(tmp_path / "shards", base))
+
+
+def write_checkpoint(stage: TextStage, config: ExtendConfig, runs: Path, step: int) -> Path:
+    """A checkpoint of two workers; the share of the second one is a file of its own."""
+    module = torch.nn.Linear(2, 2)
+    groups = [{"params": list(module.parameters()), "lr_factor": 1.0}]
+    engine = TorchEngine(module, groups, config, torch.device("cpu"))
+    folder = runs / f"step_{step:07d}"
     folder.mkdir(parents=True)
-    (folder / checkpoints.PROGRESS).write_text(json.dumps(dataclasses.asdict(progress)))
-    (tmp_path / "runs" / "step_0000009").mkdir()  # an upload that was cut off
-    local, runs = pyarrow.fs.LocalFileSystem(), str(tmp_path / "runs")
-    check_continues(stage, config, local, runs)
+    checkpoints.save(engine, folder, step, stage.identity(), config)
+    (folder / "weights").write_bytes(b"12345")
+    (folder / "share_1.json").write_text('{"weights": 5}')
+    return folder
+
+
+def test_a_checkpoint_of_another_run_is_refused(stage: TextStage, tmp_path: Path) -> None:
+    config = settings(steps=8)
+    folder = write_checkpoint(stage, config, tmp_path / "runs", 7)
+    runs = str(tmp_path / "runs")
+    assert find_checkpoint(stage, config, LOCAL, runs) == str(folder)
     with pytest.raises(ValueError, match="num_workers was 2 and is 4"):
-        check_continues(stage, settings(steps=8, num_workers=4), local, runs)
+        find_checkpoint(stage, settings(steps=8, num_workers=4), LOCAL, runs)
     with pytest.raises(ValueError, match="step 7 is beyond the 4 steps"):
-        check_continues(stage, settings(steps=4), local, runs)
+        find_checkpoint(stage, settings(steps=4), LOCAL, runs)
+
+
+def test_a_run_goes_on_from_the_last_complete_checkpoint(stage: TextStage, tmp_path: Path) -> None:
+    config, runs = settings(steps=8), tmp_path / "runs"
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) is None
+    whole, cut, begun = (write_checkpoint(stage, config, runs, step) for step in (2, 4, 6))
+    (cut / "weights").write_bytes(b"123")
+    (begun / "share_1.json").unlink()
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(whole)
+    (begun / "share_1.json").write_text('{"wei')
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(whole)
+    (cut / "weights").write_bytes(b"12345")
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(cut)
+
+
+def test_other_settings_of_a_run_that_goes_on_are_said(
+    stage: TextStage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = tmp_path / "runs"
+    write_checkpoint(stage, settings(steps=8), runs, 2)
+    find_checkpoint(stage, settings(steps=8), LOCAL, str(runs))
+    assert not caplog.text
+    find_checkpoint(stage, settings(steps=8, learning_rate=0.5), LOCAL, str(runs))
+    assert "going on from step 2 with another setting: learning_rate 0.01 -> 0.5" in caplog.text
 
 
 def test_a_failure_is_told_by_rank() -> None:
@@ -53,17 +93,19 @@ torch.AcceleratorError: CUDA error: an illegal memory access was encountered
 Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
 """
     failures = {1: RuntimeError(traceback), 2: RuntimeError("lost the connection")}
-    told = explain(WorkerGroupError("long text", failures))
+    doing = {0: "computes step 3", 1: "computes step 3", 2: "reads the rows of step 3"}
+    told = explain(WorkerGroupError("long text", failures), doing)
     assert "rank 1: torch.AcceleratorError: CUDA error: an illegal memory access" in told
     assert "rank 2: lost the connection" in told
-    assert "rank 0" not in told
+    assert "rank 0: " not in told
+    assert "last known: rank 0 computes step 3, rank 1" in told
 
 
 def test_metrics_behind_a_uri_are_continued(tmp_path: Path) -> None:
-    target, local = tmp_path / "run", pyarrow.fs.LocalFileSystem()
+    target = tmp_path / "run"
     target.mkdir()  # `probe_storage` makes it
     for step in (1, 2):
-        with launch._tracker_folder(local, str(target), remote=True) as folder:
+        with launch._tracker_folder(LOCAL, str(target), remote=True) as folder:
             metrics = JsonLines(folder)
             metrics.log(step, {"loss": 0.5})
             metrics.close()

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from longva_ray.train.loop import StepRecord
-from longva_ray.train.trackers import Trackers
+from longva_ray.train.trackers import MOST_FAILURES, Trackers
 
 
 def record(step: int, loss: float) -> StepRecord:
@@ -42,3 +42,31 @@ def test_a_missing_tracker_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ValueError, match=r"longva-ray\[wandb\]"):
         Trackers(tmp_path, ("wandb",), name="run", settings={})
+
+
+class Away:
+    """A tracker whose server is away."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.asked += 1
+        raise ConnectionError("no route to host")
+
+    def close(self) -> None:
+        raise ConnectionError("no route to host")
+
+
+def test_a_tracker_that_fails_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Away()
+    with Trackers(tmp_path, (), name="run", settings={}) as trackers:
+        trackers._trackers.insert(0, away)
+        for step in range(1, 9):
+            trackers.log(record(step, 0.5))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 8
+    assert away.asked == MOST_FAILURES
+    assert "Away failed: ConnectionError: no route to host" in caplog.text
+    assert "Away failed, and is left alone from now on" in caplog.text

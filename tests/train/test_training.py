@@ -16,6 +16,7 @@ import pytest
 import ray.cloudpickle
 import torch
 import training_world
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from safetensors.torch import load_file
 from training_world import HangingStage, SlowStage, TiledStage, settings, write_base, write_shards
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -24,8 +25,10 @@ from longva_ray.config import ExtendConfig
 from longva_ray.train.launch import train
 from longva_ray.train.loop import Outcome
 from longva_ray.train.text_stage import TextStage
+from longva_ray.train.trackers import METRICS
 
 REPOSITORY = Path(__file__).parents[2]
+OFFLOADED = {"steps": 8, "zero_stage": 3, "offload": True}
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +73,22 @@ def undisturbed(world: Path, ray_cluster: str) -> dict[int, float]:
 
 
 def offloaded(**changes: object) -> ExtendConfig:
-    return settings(**{"steps": 8, "zero_stage": 3, "offload": True, **changes})
+    return settings(**{**OFFLOADED, **changes})
 
 
-@pytest.mark.parametrize(("workers", "ring"), [(1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("workers", "ring", "changes"),
+    [(1, 1, {}), (2, 1, {}), (4, 2, {"zero_stage": 2, "offload": False})],
+)
 def test_the_mesh_does_not_change_the_losses(
-    world: Path, undisturbed: dict[int, float], workers: int, ring: int
+    world: Path,
+    undisturbed: dict[int, float],
+    workers: int,
+    ring: int,
+    changes: dict[str, object],
 ) -> None:
     name = f"mesh-{workers}-{ring}"
-    outcome = run(world, name, offloaded(num_workers=workers, ring_size=ring))
+    outcome = run(world, name, offloaded(num_workers=workers, ring_size=ring, **changes))
     assert outcome.status == "finished", outcome.message
     found = losses(world, name)
     assert found.keys() == undisturbed.keys()
@@ -94,6 +104,16 @@ def test_saving_memory_does_not_change_the_losses(
     outcome = run(world, "tiled", config, TiledStage)
     assert outcome.status == "finished", outcome.message
     assert losses(world, "tiled") == pytest.approx(undisturbed, abs=1e-5)
+
+
+def test_bfloat16_trains_to_almost_the_same_losses(
+    world: Path, undisturbed: dict[int, float]
+) -> None:
+    """ZeRO-1 as recipe smollm2 has it; weights and gradients of 8 bits."""
+    config = offloaded(dtype="bfloat16", zero_stage=1, offload=False, num_workers=1, ring_size=1)
+    outcome = run(world, "bfloat16", config)
+    assert outcome.status == "finished", outcome.message
+    assert losses(world, "bfloat16") == pytest.approx(undisturbed, rel=0.01)
 
 
 def test_the_result_is_an_ordinary_checkpoint(world: Path, undisturbed: dict[int, float]) -> None:
@@ -156,19 +176,7 @@ def test_a_hung_worker_is_reported(world: Path, ray_cluster: str) -> None:
 
 def test_sigterm_saves_and_ends(world: Path, ray_cluster: str) -> None:
     """As `ray job stop` does it to the driver."""
-    script = (
-        "import logging, sys; logging.basicConfig(level=20);"
-        "from training_world import terminated; terminated(*sys.argv[1:])"
-    )
-    address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen(
-        [sys.executable, "-c", script, str(world), address],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    driver = start_driver(world, "terminated", steps=1000, checkpoint_every=1000)
     when(lambda: 3 in losses(world, "terminated"), lambda: driver.send_signal(signal.SIGTERM))
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == 1, output
@@ -177,6 +185,39 @@ def test_sigterm_saves_and_ends(world: Path, ray_cluster: str) -> None:
     assert step < 1000
     assert (world / "runs" / "terminated" / f"step_{step:07d}" / "progress.json").exists()
     assert not train_workers(), "workers outlive their driver"
+
+
+def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, float]) -> None:
+    """Not even when Ray's own list of checkpoints, written in place, was cut short."""
+    driver = start_driver(world, "driverless", **OFFLOADED)
+    when(lambda: 5 in losses(world, "driverless"), driver.kill)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == -signal.SIGKILL, output
+    when(lambda: not train_workers(), lambda: None)
+    folder = world / "runs" / "driverless"
+    assert not (folder / "final").exists()
+    (folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).write_text("")
+    outcome = run(world, "driverless", offloaded())
+    assert outcome.status == "finished", outcome.message
+    steps = [json.loads(line)["step"] for line in (folder / METRICS).read_text().splitlines()]
+    assert steps.count(1) == 1, "the run began anew"
+    assert losses(world, "driverless") == undisturbed
+
+
+def start_driver(world: Path, name: str, **changes: object) -> subprocess.Popen[str]:
+    script = (
+        "import logging, sys; logging.basicConfig(level=20);"
+        "from training_world import drive; drive(*sys.argv[1:])"
+    )
+    address = ray.get_runtime_context().gcs_address
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(world), address, name, json.dumps(changes)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def when(condition: Callable[[], bool], act: Callable[[], object]) -> None:

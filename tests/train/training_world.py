@@ -1,6 +1,7 @@
 """A model and token shards small enough to train on in seconds, for tests of the trainer."""
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -140,16 +141,16 @@ class HangingStage(TextStage):
         return super().micro_batches(step)
 
 
-def terminated(world: str, address: str) -> None:
-    """A driver of its own, with a run that is too long to end by itself."""
+def drive(world: str, address: str, name: str, changes: str) -> None:
+    """A driver of its own, with slow steps; `changes` are settings in JSON."""
     ray.init(address)
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    config = settings(steps=1000, checkpoint_every=1000)
+    config = settings(**json.loads(changes))
     outcome = train(
         SlowStage(config, base=f"{world}/base", shards=f"{world}/shards"),
         config,
         storage=f"{world}/runs",
-        name="terminated",
+        name=name,
         documents={},
     )
     raise SystemExit(f"{outcome.status} after step {outcome.step}")
