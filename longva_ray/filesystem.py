@@ -1,14 +1,19 @@
 """Paths and URIs: one way to reach local disks, object stores, and everything that fsspec knows."""
 
 import contextlib
+import fcntl
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote, urlparse
 
 import pyarrow as pa
 import pyarrow.fs
+
+logger = logging.getLogger(__name__)
 
 
 def is_uri(place: str) -> bool:
@@ -19,6 +24,12 @@ def is_uri(place: str) -> bool:
 def file_name(place: str) -> str:
     """Name of a file without its folder, and without the query of a URI."""
     return Path(urlparse(place).path if is_uri(place) else place).name
+
+
+def child(folder: str, name: str) -> str:
+    """The place `name` in a folder; the query of a URI stays behind the path."""
+    path, mark, query = folder.partition("?") if is_uri(folder) else (folder, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 def resolve(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -50,11 +61,10 @@ def list_folder(place: str) -> list[str] | None:
         Path(entry.path).name for entry in inside if entry.type == pyarrow.fs.FileType.File
     )
     if not is_uri(place):
-        return [f"{path}/{name}" for name in names]
+        return [child(path, name) for name in names]
     if not isinstance(filesystem, pyarrow.fs.PyFileSystem):  # pyarrow decodes its URIs, fsspec not
         names = [quote(name) for name in names]
-    folder, mark, query = place.partition("?")
-    return [f"{folder.rstrip('/')}/{name}{mark}{query}" for name in names]
+    return [child(place, name) for name in names]
 
 
 @contextlib.contextmanager
@@ -81,6 +91,33 @@ def local_file(place: str) -> Iterator[Path]:
             destination_filesystem=pyarrow.fs.LocalFileSystem(),
         )
         yield copy
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Keep other processes from holding `path`, a file for nothing else, until what is returned is
+    closed or this process ends, however that happens. File systems without locks let everybody
+    pass.
+
+    Raises ValueError when another process holds it.
+    """
+    file = path.open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise ValueError(
+            f"{path} is held by another process, which writes here too; let it finish, stop it, or "
+            "give this run another name or folder"
+        ) from error
+    except OSError as error:
+        logger.info("%s cannot be locked (%s)", path, error)
+    return file
+
+
+def upload(folder: Path, filesystem: pyarrow.fs.FileSystem, target: str) -> None:
+    """Copy a local folder's content to a path of another file system."""
+    # With threads, copying to S3 can wait for itself (https://github.com/apache/arrow/issues/32372).
+    pyarrow.fs.copy_files(str(folder), target, destination_filesystem=filesystem, use_threads=False)
 
 
 def write_once(path: Path, write: Callable[[Path], object]) -> None:

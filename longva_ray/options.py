@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 OptionsT = TypeVar("OptionsT")
 
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets in the driver of a submitted job."""
+
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi"}
 
 
@@ -95,7 +98,7 @@ def absolute(place: str) -> str:
     if is_uri(place):
         return place
     path = Path(place).expanduser()
-    if not path.is_absolute() and _is_submitted_job():
+    if not path.is_absolute() and _has_working_dir():
         raise ValueError(
             f"{place!r} is relative, but this is a submitted job, whose folder is a temporary "
             "copy; give an absolute path or a URI that every node can reach"
@@ -152,6 +155,12 @@ def run_job(main: Callable[[], int]) -> None:
     raise SystemExit(status)
 
 
-def _is_submitted_job() -> bool:
-    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+def is_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return _JOB_CONFIG in os.environ
+
+
+def _has_working_dir() -> bool:
+    """Whether this is a submitted job that runs in a temporary copy of a folder."""
+    config = json.loads(os.environ.get(_JOB_CONFIG, "{}"))
     return bool(config.get("runtime_env", {}).get("working_dir"))

@@ -76,8 +76,11 @@ class Progress:
             self._log()
 
     def _rate(self) -> str:
-        elapsed = time.monotonic() - self._started
-        return f"{(self._done - self._before) / max(elapsed, 1e-9):.1f} {self._unit}/s"
+        done = self._done - self._before
+        if done <= 0:
+            return ""
+        seconds = max(time.monotonic() - self._started, 1e-9) / done
+        return f"{1 / seconds:.1f} {self._unit}/s" if seconds <= 1 else f"{seconds:.1f} s each"
 
     def _remaining(self) -> str:
         """Time to the end at the rate so far; empty when either is unknown."""

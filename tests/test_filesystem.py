@@ -1,11 +1,13 @@
 """What is written once is whole, whenever its writer dies."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from longva_ray.filesystem import list_folder, local_file, write_once
+from longva_ray.filesystem import child, list_folder, local_file, lock, write_once
 
 
 def fill(folder: Path, *, names: str, fail: bool = False) -> None:
@@ -58,3 +60,29 @@ def test_a_folder_gives_its_files_as_places_of_the_same_kind(tmp_path: Path) -> 
 @pytest.mark.parametrize("place", ["/nowhere", "memory://nothing", "gopher://a/b", "/etc/hostname"])
 def test_what_is_no_folder_gives_none(place: str) -> None:
     assert list_folder(place) is None
+
+
+def test_names_go_before_the_query_of_a_uri() -> None:
+    assert child("/data/", "a/b") == "/data/a/b"
+    assert child("what?", "a") == "what?/a"
+    assert child("s3://bucket/data", "a/b") == "s3://bucket/data/a/b"
+    assert child("s3://bucket/data/?region=x&y=z", "a") == "s3://bucket/data/a?region=x&y=z"
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys; from longva_ray.filesystem import lock;"
+        "held = lock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(ValueError, match="held by another process"):
+        lock(tmp_path / "lock")
+    holder.kill()
+    holder.communicate()
+    lock(tmp_path / "lock").close()

@@ -24,6 +24,7 @@ NEVER_RAY = (
     "shards/store.py",
     "train/token_shards.py",
     "train/text_corpus.py",
+    "train/text_files.py",
     "train/text_mixture.py",
     "train/text_packing.py",
     "train/text_report.py",

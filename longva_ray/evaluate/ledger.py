@@ -4,8 +4,9 @@
 
 The fingerprint in the name stands for everything that decides an outcome beside the trial itself:
 weights, number format, settings, haystack. Another model or setting writes another file, and a
-larger grid of the same test goes on in the same one. Lines are appended and synced by one writer; a
-line that a kill cut short is ignored, and overwritten by the next run.
+larger grid of the same test goes on in the same one. Lines are appended and synced by one writer,
+with a lock beside the file; a line that a kill cut short is ignored, and overwritten by the next
+run.
 """
 
 import json
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from longva_ray.filesystem import lock
 
 Outcome = dict[str, Any]
 
@@ -25,11 +28,15 @@ def fingerprint_of(*parts: Any) -> str:
 
 
 class Ledger:
-    """Outcomes of finished trials by their key; survives a kill at any moment."""
+    """Outcomes of finished trials by their key; survives a kill at any moment.
+
+    Raises ValueError while another process has the same one.
+    """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.path = folder / f"ledger-{fingerprint}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.path.with_suffix(".lock"))
         self._outcomes: dict[str, Outcome] = {}
         self._sound_bytes = 0
         if self.path.exists():

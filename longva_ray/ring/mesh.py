@@ -1,6 +1,6 @@
 """Ranks -> data parallel x ring: which processes share a sequence, and which hold different ones.
 
-    world of 8, ring of 4      ring groups 0 1 2 3 | 4 5 6 7      data groups 0 4 | 1 5 | 2 6 | 3 7
+    world of 8, ring of 4      rings 0 1 2 3 | 4 5 6 7
 
 The ring is the fast-moving axis, so neighbours in a ring are consecutive ranks. Ray Train (and
 torchrun) number ranks node by node, so a ring that fits on a node stays on it, and a longer one
@@ -27,8 +27,6 @@ class RingMesh:
     ring_rank: int
     ring_group: dist.ProcessGroup | None
     """The ranks that share this process's sequences."""
-    data_group: dist.ProcessGroup | None
-    """The ranks at the same place in all rings."""
     world_group: dist.ProcessGroup | None
     """All ranks: over these gradients are reduced and valid labels are counted."""
 
@@ -58,7 +56,6 @@ def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str)
             ring_size=1,
             ring_rank=0,
             ring_group=None,
-            data_group=None,
             world_group=None,
         )
     mesh = init_device_mesh(device_type, (rings, ring_size), mesh_dim_names=("data", "ring"))
@@ -68,6 +65,5 @@ def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str)
         ring_size=ring_size,
         ring_rank=mesh.get_local_rank("ring"),
         ring_group=mesh.get_group("ring"),
-        data_group=mesh.get_group("data"),
         world_group=dist.group.WORLD,
     )

@@ -9,6 +9,8 @@ What it does not do: quantise. The converted weights are float32.
 """
 
 import copy
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -18,17 +20,26 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from longva_ray.lm.gguf import gguf_source, is_gguf
 from longva_ray.lm.weights import save_folder
 
+ORIGIN = "converted_from.json"
+
 logger = logging.getLogger(__name__)
 
 
 def prepare_base(model: str, folder: Path) -> str:
     """What to load instead of `model`: itself, or `folder` with the content of a GGUF file.
 
-    Raises ValueError for a GGUF file that is not there, or without the packages that read it.
+    Raises ValueError for a GGUF file that is not there, without the packages that read it, or for a
+    folder that holds another file's content.
     """
     if not is_gguf(model):
         return model
     place, source = gguf_source(model)
+    this = origin(Path(model).expanduser())
+    if folder.exists() and (folder / ORIGIN).read_text() != this:
+        raise ValueError(
+            f"{folder} was converted from another file than {model}; delete it, or give this run "
+            "another name"
+        )
     if not folder.exists():
         logger.info("converting %s to %s", model, folder)
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
@@ -41,4 +52,12 @@ def prepare_base(model: str, folder: Path) -> str:
         with save_folder(folder) as fresh:
             tokenizer.save_pretrained(fresh)
             plain.save_pretrained(fresh)
+            (fresh / ORIGIN).write_text(this)
     return str(folder)
+
+
+def origin(file: Path) -> str:
+    """What is kept beside converted weights: which file they are."""
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return json.dumps({"file": file.name, "sha256": digest}, indent=2) + "\n"

@@ -11,8 +11,8 @@ one ends at once.
     storage/name/step_0000200/                 checkpoints (`train.checkpoints`)
     storage/name/final/                        the result, with recipe and provenance beside it
 
-Trade-off: trackers write where the driver is. Where storage is a URI, metrics are copied to it when
-the run ends.
+Trade-off: trackers write where the driver is. Where storage is a URI, metrics are copied to it with
+every checkpoint and when the run ends.
 """
 
 import json
@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from longva_ray.filesystem import is_uri, resolve
+from longva_ray.filesystem import is_uri, lock, resolve, upload
 from longva_ray.train import checkpoints
 from longva_ray.train.loop import Outcome
 from longva_ray.train.session import Monitor
@@ -64,10 +64,27 @@ def train(
         storage: absolute folder or URI that driver and all workers reach.
         documents: what is written as JSON beside the result, by file name.
 
-    Raises ValueError for storage that cannot be used, trackers that are not installed, or a
-    checkpoint under this name that belongs to another run.
+    Raises ValueError for storage that cannot be used, trackers that are not installed, a
+    checkpoint under this name that belongs to another run, or a run of this name in the same
+    folder that is not over.
     """
     filesystem, root = probe_storage(storage, name)
+    if is_uri(storage):
+        return _train(stage, config, filesystem, root, name, documents, remote=True)
+    with lock(Path(root) / name / ".lock"):
+        return _train(stage, config, filesystem, root, name, documents, remote=False)
+
+
+def _train(
+    stage: Stage,
+    config: TrainConfig,
+    filesystem: pyarrow.fs.FileSystem,
+    root: str,
+    name: str,
+    documents: dict[str, Any],
+    *,
+    remote: bool,
+) -> Outcome:
     checkpoint = find_checkpoint(stage, config, filesystem, f"{root}/{name}")
     drop_damaged_index(filesystem, f"{root}/{name}")
     _warn_of_small_cluster(config)
@@ -93,13 +110,16 @@ def train(
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=root,
-            storage_filesystem=filesystem if is_uri(storage) else None,
+            storage_filesystem=filesystem if remote else None,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
         ),
     )
-    with _tracker_folder(filesystem, f"{root}/{name}", remote=is_uri(storage)) as folder:
-        watch = Watch(monitor, config, folder=folder, name=name)
+    with _tracker_folder(filesystem, f"{root}/{name}", remote=remote) as (
+        folder,
+        publish,
+    ):
+        watch = Watch(monitor, config, folder=folder, name=name, publish=publish)
         return watch.follow(lambda: _fit(trainer, monitor))
 
 
@@ -262,11 +282,19 @@ def _warn_of_small_cluster(config: TrainConfig) -> None:
 @contextmanager
 def _tracker_folder(
     filesystem: pyarrow.fs.FileSystem, target: str, *, remote: bool
-) -> Iterator[Path]:
-    """Where trackers write: the run's own folder, or a local one that is copied there."""
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Where trackers write, and what brings it to the run's folder: they are the same, unless the
+    run's folder is behind a URI."""
     if not remote:
-        yield Path(target)
+        yield Path(target), lambda: None
         return
+
+    def publish() -> None:
+        try:
+            upload(Path(folder), filesystem, target)
+        except OSError as error:
+            logger.warning("the metrics could not be copied to %s: %s", target, error)
+
     with tempfile.TemporaryDirectory(prefix="longva-run-") as folder:
         earlier = f"{target}/{METRICS}"  # which a run that goes on continues
         if filesystem.get_file_info(earlier).type == pyarrow.fs.FileType.File:
@@ -277,6 +305,6 @@ def _tracker_folder(
                 destination_filesystem=pyarrow.fs.LocalFileSystem(),
             )
         try:
-            yield Path(folder)
+            yield Path(folder), publish
         finally:
-            pyarrow.fs.copy_files(folder, target, destination_filesystem=filesystem)
+            publish()

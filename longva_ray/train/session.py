@@ -21,6 +21,7 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from longva_ray.filesystem import upload
 from longva_ray.train.loop import Session, StepRecord
 
 
@@ -138,7 +139,7 @@ class RaySession(Session):
 def publish(folder: Path, filesystem: pyarrow.fs.FileSystem, target: str) -> None:
     """Copy a folder to `target`, which on a local disk is never seen half written."""
     if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        pyarrow.fs.copy_files(str(folder), target, destination_filesystem=filesystem)
+        upload(folder, filesystem, target)
         return
     fresh = Path(f"{target}.new")
     shutil.rmtree(fresh, ignore_errors=True)

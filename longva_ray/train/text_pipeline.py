@@ -23,14 +23,14 @@ import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.config import TextDataConfig
-from longva_ray.filesystem import resolve
+from longva_ray.filesystem import child, resolve
 from longva_ray.progress import Progress
 from longva_ray.train.tasks import run_tasks
 from longva_ray.train.text_corpus import Corpus, PackPart, PartPlan, part_plans
+from longva_ray.train.text_files import SourceFile, find_files, source_fingerprint
 from longva_ray.train.text_mixture import count_copies
 from longva_ray.train.text_packing import pack, shuffled_stream
 from longva_ray.train.text_report import REPORT_NAME, TextReport, plot_report
-from longva_ray.train.text_sources import SourceFile, find_files, source_fingerprint
 from longva_ray.train.text_tokenise import (
     TokenisedGroup,
     TokeniseGroup,
@@ -127,7 +127,7 @@ def _plan_run(
     decides = [source_fingerprint(files), fingerprint, settings]
     return _Run(
         output=output,
-        work=f"{output.rstrip('/')}/{WORK}/{_hash(decides)}",
+        work=child(output, f"{WORK}/{_hash(decides)}"),
         files=tuple(files),
         spec=spec,
         fingerprint=fingerprint,

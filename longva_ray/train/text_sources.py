@@ -1,65 +1,33 @@
-"""Text as it comes: which files there are, and the documents in them.
+"""Text as it comes: the documents in a file.
 
-    places (files, folders, URIs) -> SourceFile ... -> Document | BadRecord ...
+    SourceFile -> Document | BadRecord ...
 
-Reads JSON lines (plain, .gz, .zst; SlimPajama's shape), Parquet, the folders that Hugging Face
-`datasets` saves (Arrow streams; the package itself is not needed), Arrow files, and plain text
-files, one document each. Files are taken in the order of their paths and documents in the order of
-a file, so a document has a number that depends on nothing else. What cannot be read becomes a
-BadRecord that names file and line; the caller decides whether that stops the run. Not here:
-cleaning, deduplication, languages.
+Reads JSON lines (plain, .gz, .zst; SlimPajama's shape), Parquet, the Arrow streams of Hugging Face
+`datasets`, Arrow files, and plain text files, one document each. Documents are taken in the order
+of a file, so one has a number that depends on nothing else. What cannot be read becomes a BadRecord
+that names file and line; the caller decides whether that stops the run. Not here: cleaning,
+deduplication, languages.
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet
 
 from longva_ray.config import TextDataConfig
-from longva_ray.filesystem import resolve
+from longva_ray.train.text_files import SourceFile, open_source
 
-Kind = Literal["jsonl", "parquet", "arrow", "text"]
-
-_KINDS: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".jsonl.zst": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".txt": "text",
-    ".md": "text",
-}
 ONE_DOMAIN = "all"
 """Name of the domain of every document when domains are not told apart."""
-_CHUNK_BYTES = 2**20
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_CHUNK_BYTES = 2**16  # of a damaged file, what was decoded of the last chunk is lost
 _ROWS_AT_A_TIME = 256
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _SHOWN_CHARACTERS = 60
-
-
-class TextError(ValueError):
-    """Text cannot be read: where, and why."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFile:
-    """One file to read; plain values, so it travels as JSON."""
-
-    place: str
-    """What the user named: this file or a folder above it; says which file system."""
-    path: str
-    """Path on that file system."""
-    name: str
-    """Path below `place`'s parent folder: what reports call the file."""
-    kind: Kind
-    num_bytes: int
-    mtime_ns: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,135 +47,21 @@ class BadRecord:
     message: str
 
 
-# Finding ------------------------------------------------------------------------------------------
-
-
-def find_files(places: Sequence[str]) -> list[SourceFile]:
-    """Files of every place, in the order of the places and sorted by path inside each.
-
-    Text files in a folder count only where it holds no data files: a README.md beside JSON lines is
-    not a document. Hidden files are left out.
-
-    Raises TextError for a place that does not exist or holds nothing that can be read.
-    """
-    if not places:
-        raise TextError("no text was given; name at least one file or folder")
-    files = [file for place in places for file in _files_of(place)]
-    seen: set[str] = set()
-    for file in files:
-        if file.path in seen:
-            raise TextError(f"{file.path} is named twice; its documents would count double")
-        seen.add(file.path)
-    return files
-
-
-def source_fingerprint(files: Iterable[SourceFile]) -> str:
-    """32 hex digits over names, sizes and times: notices a changed input without reading it."""
-    text = json.dumps([[file.name, file.num_bytes, file.mtime_ns] for file in files])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _files_of(place: str) -> list[SourceFile]:
-    filesystem, path = resolve(place)
-    info = filesystem.get_file_info(path)
-    if info.type == pyarrow.fs.FileType.NotFound:
-        raise TextError(f"{place} does not exist")
-    if info.type == pyarrow.fs.FileType.File:
-        kind = _kind(path)
-        if kind is None:
-            raise TextError(
-                f"{place} is of no known kind; known are {', '.join(_KINDS)}, and folders of them"
-            )
-        return [_source_file(place, path, info, kind)]
-    selector = pyarrow.fs.FileSelector(path, recursive=True)
-    infos = sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
-    visible = [
-        info
-        for info in infos
-        if info.type == pyarrow.fs.FileType.File and not _is_hidden(info.path, path)
-    ]
-    saved = _saved_by_datasets(filesystem, path, {info.path for info in visible})
-    if saved is not None:
-        visible = [info for name in saved for info in visible if info.path == name]
-    found = [(info, kind) for info in visible if (kind := _kind(info.path)) is not None]
-    data = [(info, kind) for info, kind in found if kind != "text"]
-    if not found:
-        raise TextError(f"{place} holds no files of a known kind ({', '.join(_KINDS)})")
-    return [_source_file(place, path, info, kind) for info, kind in data or found]
-
-
-def _source_file(place: str, root: str, info: pyarrow.fs.FileInfo, kind: Kind) -> SourceFile:
-    parent = PurePosixPath(root).parent
-    return SourceFile(
-        place=place,
-        path=info.path,
-        name=str(PurePosixPath(info.path).relative_to(parent)),
-        kind=kind,
-        num_bytes=info.size,
-        mtime_ns=info.mtime_ns or 0,
-    )
-
-
-def _saved_by_datasets(
-    filesystem: pyarrow.fs.FileSystem, folder: str, names: set[str]
-) -> list[str] | None:
-    """Data files of a folder that `Dataset.save_to_disk` wrote, in order; None for other
-    folders."""
-    if f"{folder}/dataset_dict.json" in names:
-        splits = _read_json(filesystem, f"{folder}/dataset_dict.json").get("splits", [])
-        raise TextError(
-            f"{folder} is a Hugging Face DatasetDict; name one of its splits: "
-            f"{', '.join(f'{folder}/{split}' for split in splits)}"
-        )
-    if f"{folder}/state.json" not in names:
-        return None
-    state = _read_json(filesystem, f"{folder}/state.json")
-    if state.get("_indices_files"):
-        raise TextError(
-            f"{folder} was saved with an indices mapping (after select, shuffle or filter); call "
-            "flatten_indices() on the dataset and save it again"
-        )
-    files = [f"{folder}/{entry['filename']}" for entry in state.get("_data_files", [])]
-    absent = [name for name in files if name not in names]
-    if absent:
-        raise TextError(f"{absent[0]} is missing although {folder}/state.json lists it")
-    return files
-
-
-def _read_json(filesystem: pyarrow.fs.FileSystem, path: str) -> dict[str, Any]:
-    with filesystem.open_input_stream(path) as file:
-        text = file.read()
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise TextError(f"{path} is not JSON ({error}); save the dataset again") from error
-
-
-def _kind(path: str) -> Kind | None:
-    suffixes = PurePosixPath(path.lower()).suffixes
-    return _KINDS.get("".join(suffixes[-2:])) or _KINDS.get("".join(suffixes[-1:]))
-
-
-def _is_hidden(path: str, root: str) -> bool:
-    parts = PurePosixPath(path).relative_to(root).parts
-    return any(part.startswith((".", "_")) for part in parts)
-
-
-# Reading ------------------------------------------------------------------------------------------
-
-
 def read_documents(file: SourceFile, config: TextDataConfig) -> Iterator[Document | BadRecord]:
-    """Everything in one file, in order; damage ends the file with a BadRecord."""
-    filesystem, _ = resolve(file.place)
-    records = {"jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}
-    if file.kind == "text":
-        yield _read_text(filesystem, file)
-        return
-    for where, record in records[file.kind](filesystem, file, config):
-        if isinstance(record, BadRecord):
-            yield record
-        else:
-            yield _document(where, record, config)
+    """Everything in one file, in order; damage ends the file with a BadRecord.
+
+    Raises TextError when the bytes themselves cannot be had.
+    """
+    with open_source(file) as source:
+        if file.kind == "text":
+            yield _read_text(source, file)
+            return
+        records = {"jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}
+        for where, record in records[file.kind](source, file, config):
+            if isinstance(record, BadRecord):
+                yield record
+            else:
+                yield _document(where, record, config)
 
 
 _Located = tuple[str, Any]
@@ -215,19 +69,20 @@ _Located = tuple[str, Any]
 
 
 def _read_jsonl(
-    filesystem: pyarrow.fs.FileSystem, file: SourceFile, config: TextDataConfig
+    source: pa.NativeFile, file: SourceFile, config: TextDataConfig
 ) -> Iterator[_Located]:
     number = 0
     try:
-        with filesystem.open_input_stream(file.path, compression="detect") as stream:
-            for number, line in enumerate(_lines(stream), start=1):
-                if not line.strip():
-                    continue
-                where = f"{file.path}, line {number}"
-                try:
-                    yield where, json.loads(line.decode("utf-8-sig"))
-                except (ValueError, RecursionError) as error:
-                    yield where, BadRecord(f"{where}: no JSON ({error}): {_shown(line)}")
+        codec = _CODECS.get(PurePosixPath(file.path.lower()).suffix)
+        stream = source if codec is None else pa.CompressedInputStream(source, codec)
+        for number, line in enumerate(_lines(stream), start=1):
+            if not line.strip():
+                continue
+            where = f"{file.path}, line {number}"
+            try:
+                yield where, json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                yield where, BadRecord(f"{where}: no JSON ({error}): {_shown(line)}")
     except OSError as error:
         where = f"{file.path}, after line {number}"
         yield where, BadRecord(f"{where}: the rest of the file cannot be read ({error})")
@@ -246,15 +101,13 @@ def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
 
 
 def _read_parquet(
-    filesystem: pyarrow.fs.FileSystem, file: SourceFile, config: TextDataConfig
+    source: pa.NativeFile, file: SourceFile, config: TextDataConfig
 ) -> Iterator[_Located]:
     fields = (config.text_field, config.domain_field, config.labels_field)
     columns = [name for name in fields if name is not None]
     first_row = 0
     try:
-        table = pyarrow.parquet.ParquetFile(
-            filesystem.open_input_file(file.path), page_checksum_verification=True
-        )
+        table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         yield file.path, BadRecord(f"{file.path}: no readable Parquet file ({error})")
         return
@@ -284,20 +137,19 @@ def _read_parquet(
 
 
 def _read_arrow(
-    filesystem: pyarrow.fs.FileSystem, file: SourceFile, config: TextDataConfig
+    source: pa.NativeFile, file: SourceFile, config: TextDataConfig
 ) -> Iterator[_Located]:
     row = 0
     try:
-        with filesystem.open_input_file(file.path) as source:
-            is_file = source.read_at(6, 0) == b"ARROW1"
-            # A stream that was cut between two messages looks like one that ended.
-            whole = is_file or source.read_at(8, max(file.num_bytes - 8, 0)) == _END_OF_STREAM
-            source.seek(0)
-            for batch in _arrow_batches(source, is_file):
-                yield from _rows(file, [batch], row)
-                row += batch.num_rows
-            if not whole:
-                raise OSError("the stream does not end where it should")
+        is_file = source.read_at(6, 0) == b"ARROW1"
+        # A stream that was cut between two messages looks like one that ended.
+        whole = is_file or source.read_at(8, max(file.num_bytes - 8, 0)) == _END_OF_STREAM
+        source.seek(0)
+        for batch in _arrow_batches(source, is_file):
+            yield from _rows(file, [batch], row)
+            row += batch.num_rows
+        if not whole:
+            raise OSError("the stream does not end where it should")
     except (pa.ArrowException, OSError) as error:
         where = f"{file.path}, after row {row}"
         yield where, BadRecord(f"{where}: the rest of the file cannot be read ({error})")
@@ -319,12 +171,8 @@ def _rows(file: SourceFile, batches: Iterable[pa.RecordBatch], row: int) -> Iter
                 yield f"{file.path}, row {row}", record
 
 
-def _read_text(filesystem: pyarrow.fs.FileSystem, file: SourceFile) -> Document | BadRecord:
-    try:
-        with filesystem.open_input_stream(file.path, compression=None) as stream:
-            content = stream.read()
-    except OSError as error:
-        return BadRecord(f"{file.path}: cannot be read ({error})")
+def _read_text(source: pa.NativeFile, file: SourceFile) -> Document | BadRecord:
+    content = source.read()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

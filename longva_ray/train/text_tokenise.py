@@ -29,13 +29,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from longva_ray.config import TextDataConfig, from_dict
 from longva_ray.filesystem import resolve
 from longva_ray.lm.gguf import gguf_source, is_gguf
-from longva_ray.train.text_sources import (
-    BadRecord,
-    Document,
-    SourceFile,
-    TextError,
-    read_documents,
-)
+from longva_ray.train.text_files import SourceFile, TextError
+from longva_ray.train.text_sources import BadRecord, Document, read_documents
 from longva_ray.train.token_shards import INCOMING, mark_read_only, write_atomically
 
 TOKEN_DTYPE = np.dtype("<i4")

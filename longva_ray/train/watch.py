@@ -6,6 +6,7 @@ hear SIGTERM (`ray job stop`) and Ctrl-C.
 
 import dataclasses
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import ray
 
+from longva_ray.options import is_job
 from longva_ray.progress import Progress
 from longva_ray.train.loop import Outcome, StepRecord
 from longva_ray.train.settings import TrainConfig
@@ -32,8 +34,23 @@ class Watch:
     Raises ValueError for a tracker that is not installed.
     """
 
-    def __init__(self, monitor: Any, config: TrainConfig, *, folder: Path, name: str) -> None:
+    def __init__(
+        self,
+        monitor: Any,
+        config: TrainConfig,
+        *,
+        folder: Path,
+        name: str,
+        publish: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            monitor: a handle on a `session.Monitor` actor.
+            folder: where trackers write.
+            publish: brings it to the run's storage; called after a checkpoint is due.
+        """
         self._monitor = monitor
+        self._publish = publish
         self._config = config
         self._name = name
         self._records: list[StepRecord] = []
@@ -74,9 +91,25 @@ class Watch:
         for record in records:
             self._trackers.log(record)
             self._records.append(record)
+            if len(self._records) == 2:  # the first one warms up
+                self._warn_of_short_stops(record)
             rate = record.tokens / record.seconds
             note = f"loss {record.loss:.4f}, {rate:,.0f} tokens/s, {record.memory_gib:.1f} GiB"
             self._progress.reach(record.step, note)
+            if record.step % self._config.checkpoint_every == 0:
+                self._publish()
+
+    def _warn_of_short_stops(self, record: StepRecord) -> None:
+        """`ray job stop` kills a driver that takes longer than it was told to wait."""
+        wait = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", 3))
+        if is_job() and record.seconds > wait / 2:
+            logger.warning(
+                "a step takes %.0f s, but `ray job stop` waits only %g s for it and its checkpoint "
+                "before it kills; submit with RAY_JOB_STOP_WAIT_TIME_S of several steps in the "
+                "env_vars of --runtime-env-json to stop without loss",
+                record.seconds,
+                wait,
+            )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -34,9 +34,8 @@ def work(settings: dict[str, Any]) -> Any:
 
 
 def _limit_waits(mesh: RingMesh, timeout_s: int) -> None:
-    """Give groups inside the world the world's time limit: new groups start with torch's own."""
-    for group in (mesh.ring_group, mesh.data_group):
-        if group is not None:
-            # Not every backend lets its limit be changed; the world's own still ends the wait.
-            with contextlib.suppress(RuntimeError):
-                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
+    """Give the ring the world's time limit: new groups start with torch's own."""
+    if mesh.ring_group is not None:
+        # Not every backend lets its limit be changed; the world's own still ends the wait.
+        with contextlib.suppress(RuntimeError):
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), mesh.ring_group)

@@ -94,7 +94,6 @@ def mesh_of(group: dist.ProcessGroup, data_size: int, ring_size: int) -> RingMes
         ring_size=ring_size,
         ring_rank=rank if ring_size > 1 else 0,
         ring_group=group if ring_size > 1 else None,
-        data_group=None,
         world_group=group,
     )
 

@@ -11,12 +11,10 @@ def groups(group: dist.ProcessGroup, ring_size: int, data_size: int | None) -> d
     """Job: this rank's place and the members of its groups."""
     mesh = make_mesh(ring_size=ring_size, data_size=data_size, device_type="cpu")
     assert mesh.ring_group is not None
-    assert mesh.data_group is not None
     return {
         "sizes": (mesh.data_size, mesh.ring_size),
         "place": (mesh.data_rank, mesh.ring_rank),
         "ring": dist.get_process_group_ranks(mesh.ring_group),
-        "data": dist.get_process_group_ranks(mesh.data_group),
         "world": dist.get_world_size(mesh.world_group),
     }
 
@@ -25,7 +23,6 @@ def groups(group: dist.ProcessGroup, ring_size: int, data_size: int | None) -> d
 def test_two_rings_of_two_neighbours(pool: WorkerPool, data_size: int | None) -> None:
     places = pool.run(groups, 4, 2, data_size)
     assert [p["ring"] for p in places] == [[0, 1], [0, 1], [2, 3], [2, 3]]
-    assert [p["data"] for p in places] == [[0, 2], [1, 3], [0, 2], [1, 3]]
     assert [p["place"] for p in places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert {p["sizes"] for p in places} == {(2, 2)}
     assert {p["world"] for p in places} == {4}
@@ -54,7 +51,7 @@ def test_wrong_products_show_the_equation(pool: WorkerPool) -> None:
 
 def test_one_process_needs_no_groups() -> None:
     mesh = make_mesh(ring_size=1, device_type="cpu")
-    assert (mesh.ring_group, mesh.data_group, mesh.world_group) == (None, None, None)
+    assert (mesh.ring_group, mesh.world_group) == (None, None)
     assert (mesh.data_size, mesh.ring_size, mesh.data_rank, mesh.ring_rank) == (1, 1, 0, 0)
     with pytest.raises(ValueError, match=r"0 x 2 = 0, but the world has 1 processes"):
         make_mesh(ring_size=2, device_type="cpu")

@@ -105,9 +105,11 @@ def test_metrics_behind_a_uri_are_continued(tmp_path: Path) -> None:
     target = tmp_path / "run"
     target.mkdir()  # `probe_storage` makes it
     for step in (1, 2):
-        with launch._tracker_folder(LOCAL, str(target), remote=True) as folder:
+        with launch._tracker_folder(LOCAL, str(target), remote=True) as (folder, publish):
             metrics = JsonLines(folder)
             metrics.log(step, {"loss": 0.5})
+            publish()
+            assert f'"step": {step},' in (target / METRICS).read_text()
             metrics.close()
     lines = (target / METRICS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]

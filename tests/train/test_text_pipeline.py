@@ -18,9 +18,9 @@ import ray
 from byte_tokenizer import byte_tokenizer
 
 from longva_ray.config import TextDataConfig
+from longva_ray.train.text_files import TextError
 from longva_ray.train.text_pipeline import prepare_text
 from longva_ray.train.text_report import TextReport, read_report
-from longva_ray.train.text_sources import TextError
 from longva_ray.train.token_shards import TokenShardError, TokenShards
 
 REPOSITORY = Path(__file__).parents[2]

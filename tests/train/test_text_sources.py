@@ -1,23 +1,20 @@
 """Reading text: every kind of file, whole and broken."""
 
 import gzip
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
 from longva_ray.config import TextDataConfig
-from longva_ray.train.text_sources import (
-    BadRecord,
-    Document,
-    TextError,
-    find_files,
-    read_documents,
-    source_fingerprint,
-)
+from longva_ray.train import text_files
+from longva_ray.train.text_files import TextError, find_files, source_fingerprint
+from longva_ray.train.text_sources import BadRecord, Document, read_documents
 
 CONFIG = TextDataConfig()
 RECORDS = [
@@ -232,3 +229,41 @@ def test_labels_and_missing_columns_of_parquet(tmp_path: Path) -> None:
     assert document.labels == ((0, 2), (4, 6))
     (bad,) = read(tmp_path / "a.parquet", replace(config, text_field="body"))
     assert "no column body; the file has text, labels" in bad.message
+
+
+class Dropping:
+    """A store whose connection is lost behind the first bytes of every file."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._local = pyarrow.fs.LocalFileSystem()
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        raw, limit = self._local.open_input_file(path), self._num_bytes
+
+        class File(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                content = super().read(size)
+                if self.tell() > limit:
+                    raise OSError("connection reset by peer")
+                return content
+
+        return pa.PythonFile(File(raw.read()), mode="r")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.arrow", "a.txt"])
+def test_a_lost_connection_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Skipping what is damaged must not skip what did not arrive."""
+    table = pa.Table.from_pylist([{"id": n, **each} for n, each in enumerate(RECORDS)])
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
+    write_stream(tmp_path / "a.arrow", table)
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(JSONL, 0))
+    (tmp_path / "a.txt").write_bytes(JSONL)
+    (file,) = find_files([str(tmp_path / name)])
+    store = Dropping(file.num_bytes // 2)
+    monkeypatch.setattr(text_files, "resolve", lambda place: (store, file.path))
+    with pytest.raises(TextError, match=r"cannot be fetched \(connection reset by peer\); run ag"):
+        list(read_documents(file, CONFIG))

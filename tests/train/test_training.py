@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import ray.cloudpickle
 import torch
 import training_world
+from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from safetensors.torch import load_file
 from training_world import HangingStage, SlowStage, TiledStage, settings, write_base, write_shards
@@ -174,17 +176,39 @@ def test_a_hung_worker_is_reported(world: Path, ray_cluster: str) -> None:
     assert "step 2" in outcome.message
 
 
-def test_sigterm_saves_and_ends(world: Path, ray_cluster: str) -> None:
-    """As `ray job stop` does it to the driver."""
-    driver = start_driver(world, "terminated", steps=1000, checkpoint_every=1000)
-    when(lambda: 3 in losses(world, "terminated"), lambda: driver.send_signal(signal.SIGTERM))
-    output, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 1, output
-    assert "stopped" in output
-    step = max(losses(world, "terminated"))
-    assert step < 1000
-    assert (world / "runs" / "terminated" / f"step_{step:07d}" / "progress.json").exists()
-    assert not train_workers(), "workers outlive their driver"
+def test_ray_job_stop_saves_and_ends(world: Path, ray_cluster: str) -> None:
+    """The real command on the real job; its supervisor sends SIGTERM and waits."""
+    client = JobSubmissionClient(ray_cluster)
+    options = {
+        "shards": world / "shards",
+        "model": world / "base",
+        "storage": world / "runs",
+        "name": "stopped",
+        "extend.steps": 10**6,
+        "extend.checkpoint-every": 10**6,
+        "extend.max-tokens": 256,
+        "extend.sequences-per-step": 4,
+        "extend.rows-per-batch": 1,
+        "extend.cpus-per-worker": 0.5,
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    job = client.submit_job(
+        entrypoint=shlex.join([sys.executable, "jobs/extend_text.py", *flags]),
+        runtime_env={
+            "working_dir": str(REPOSITORY),
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "100"},
+        },
+    )
+    when(lambda: 3 in losses(world, "stopped"), lambda: client.stop_job(job))
+    over = {JobStatus.STOPPED, JobStatus.FAILED, JobStatus.SUCCEEDED}
+    when(lambda: client.get_job_status(job) in over, lambda: None)
+    logs = client.get_job_logs(job)
+    assert client.get_job_status(job) == JobStatus.STOPPED, logs
+    step = max(losses(world, "stopped"))
+    assert f"stopped after step {step}" in logs
+    assert "the same --name continues from the last checkpoint" in logs
+    assert (world / "runs" / "stopped" / f"step_{step:07d}" / "progress.json").exists()
+    when(lambda: not train_workers(), lambda: None)
 
 
 def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, float]) -> None:
