@@ -1,6 +1,6 @@
 """Token shards: packed training sequences on disk, and where the documents inside them end.
 
-    <folder>/part-00000.arrow ...   Arrow IPC, one record batch: input_ids [T] int32,
+    <folder>/part-00000.arrow ...   Arrow IPC, a record batch for each row: input_ids [T] int32,
                                     document_lengths, num_padding
     <folder>/token_shards.json      the manifest, written last: every part is there
 
@@ -11,10 +11,9 @@
 Every row holds exactly T tokens. Where documents ran out, padding fills the row and is a document
 of its own, the last of the row, so a layout takes the lengths as they are; only the labels of the
 last `num_padding` tokens have to be ignored. Tokens that are read but not trained on (a prompt) are
-stored complemented; `TokenSequence` tells them apart. Rows are shuffled when they are written: read
-them in order. On a local disk a row is a view on mapped pages; from an object store a part is
-fetched whole and kept until another one is asked for. What it does not do: shuffle, batch, or shift
-labels.
+stored complemented; `TokenSequence` tells them apart. On a local disk a row is a view on mapped
+pages; from an object store it is fetched, without the others of its part. What it does not do:
+shuffle, batch, or shift labels.
 
 Shapes: T tokens of one sequence, N sequences of a part.
 """
@@ -38,7 +37,7 @@ from transformers import PreTrainedTokenizerBase
 from longva_ray.config import from_dict
 from longva_ray.filesystem import resolve
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "token_shards.json"
 INCOMING = ".incoming"
 """Folder of half-written files, on the same file system as the shards so that a rename is
@@ -170,7 +169,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 class TokenShards:
-    """The sequences of one folder or URI, read in order: `len(shards)`, `shards[i]`, iteration.
+    """The sequences of one folder or URI: `len(shards)`, `shards[i]`, iteration.
 
     Travels between processes by name, so workers may be handed one. Raises TokenShardError when the
     place holds no complete token shards.
@@ -181,8 +180,7 @@ class TokenShards:
         self._filesystem, self._root = resolve(self.place)
         self.metadata = read_manifest(self.place)
         self._first_row = [0, *itertools.accumulate(self.metadata.part_sequences)]
-        self._is_local = isinstance(self._filesystem, pyarrow.fs.LocalFileSystem)
-        self._batches: dict[int, pa.RecordBatch] = {}
+        self._readers: dict[int, pa.ipc.RecordBatchFileReader] = {}
 
     def __len__(self) -> int:
         return self.metadata.num_sequences
@@ -193,14 +191,13 @@ class TokenShards:
         if not 0 <= row < len(self):
             raise IndexError(f"sequence {index} of token shards that hold {len(self)}")
         part = bisect.bisect_right(self._first_row, row) - 1
-        batch = self._batch(part)
-        row_in_part = row - self._first_row[part]
-        ids = batch.column("input_ids").flatten().to_numpy(zero_copy_only=True)
-        length = self.metadata.sequence_length
+        if part not in self._readers:
+            self._readers[part] = self._open(part)
+        batch = self._readers[part].get_batch(row - self._first_row[part])
         return TokenSequence(
-            marked_ids_T=ids[row_in_part * length : (row_in_part + 1) * length],
-            document_lengths=tuple(batch.column("document_lengths")[row_in_part].as_py()),
-            num_padding=batch.column("num_padding")[row_in_part].as_py(),
+            marked_ids_T=batch.column("input_ids").flatten().to_numpy(zero_copy_only=True),
+            document_lengths=tuple(batch.column("document_lengths")[0].as_py()),
+            num_padding=batch.column("num_padding")[0].as_py(),
         )
 
     def __iter__(self) -> Iterator[TokenSequence]:
@@ -221,14 +218,7 @@ class TokenShards:
                 "this model"
             )
 
-    def _batch(self, part: int) -> pa.RecordBatch:
-        if part not in self._batches:
-            if not self._is_local:
-                self._batches.clear()
-            self._batches[part] = self._open(part)
-        return self._batches[part]
-
-    def _open(self, part: int) -> pa.RecordBatch:
+    def _open(self, part: int) -> pa.ipc.RecordBatchFileReader:
         path = f"{self._root}/{part_name(part)}"
         info = self._filesystem.get_file_info(path)
         expected = self.metadata.part_bytes[part]
@@ -242,7 +232,7 @@ class TokenShards:
         reader = _open_ipc(self._filesystem, path)
         if reader.schema.metadata[_KEY].decode() != self.metadata.content_key:
             raise TokenShardError(f"{path} comes from another run than its manifest; {_AGAIN}")
-        return reader.get_batch(0)
+        return reader
 
 
 _AGAIN = f"delete the folder's {MANIFEST_NAME} and prepare the text again to restore it"
@@ -294,26 +284,30 @@ class TokenShardWriter:
 
     def write_part(self, part: int, sequences: Sequence[TokenSequence]) -> PartRecord:
         """Write one part under its final name, or not at all."""
-        ids_NT = np.stack([sequence.marked_ids_T for sequence in sequences])
-        assert ids_NT.shape[1] == self._sequence_length
-        assert ids_NT.dtype == np.int32
-        columns = [
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(ids_NT.reshape(-1)), type=self._schema.field("input_ids").type
-            ),
-            pa.array([sequence.document_lengths for sequence in sequences], pa.list_(pa.int32())),
-            pa.array([sequence.num_padding for sequence in sequences], pa.int32()),
-        ]
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, self._schema) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=self._schema))
+            for sequence in sequences:
+                writer.write_batch(self._batch(sequence))
         content = sink.getvalue()
         write_atomically(self._filesystem, self._root, part_name(part), content)
         return PartRecord(
             num_sequences=len(sequences),
             num_bytes=content.size,
-            largest_id=int(unmark(ids_NT).max()),
+            largest_id=max(int(sequence.input_ids_T.max()) for sequence in sequences),
         )
+
+    def _batch(self, sequence: TokenSequence) -> pa.RecordBatch:
+        ids_T = sequence.marked_ids_T
+        assert ids_T.shape == (self._sequence_length,)
+        assert ids_T.dtype == np.int32
+        columns = [
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(ids_T), type=self._schema.field("input_ids").type
+            ),
+            pa.array([sequence.document_lengths], pa.list_(pa.int32())),
+            pa.array([sequence.num_padding], pa.int32()),
+        ]
+        return pa.record_batch(columns, schema=self._schema)
 
     def existing_part(self, part: int, num_sequences: int) -> PartRecord | None:
         """The part if an earlier run under the same key wrote it, else None."""
@@ -325,15 +319,16 @@ class TokenShardWriter:
             reader = _open_ipc(self._filesystem, path)
             if not reader.schema.equals(self._schema, check_metadata=True):
                 return None
-            batch = reader.get_batch(0)
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         except (pa.ArrowInvalid, OSError):
             return None
-        if batch.num_rows != num_sequences:
+        if len(batches) != num_sequences:
             return None
+        ids = (batch.column("input_ids").flatten().to_numpy() for batch in batches)
         return PartRecord(
             num_sequences=num_sequences,
             num_bytes=info.size,
-            largest_id=int(unmark(batch.column("input_ids").flatten().to_numpy()).max()),
+            largest_id=max(int(unmark(each).max()) for each in ids),
         )
 
     def commit(self, metadata: TokenShardsMetadata) -> None:
@@ -358,6 +353,5 @@ def write_atomically(
 
 
 def _open_ipc(filesystem: pyarrow.fs.FileSystem, path: str) -> pa.ipc.RecordBatchFileReader:
-    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        return pa.ipc.open_file(pa.memory_map(path))
-    return pa.ipc.open_file(filesystem.open_input_file(path).read_buffer())
+    is_local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
+    return pa.ipc.open_file(pa.memory_map(path) if is_local else filesystem.open_input_file(path))

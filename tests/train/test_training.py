@@ -208,7 +208,7 @@ def test_ray_job_stop_saves_and_ends(world: Path, ray_cluster: str) -> None:
     assert f"stopped after step {step}" in logs
     assert "the same --name continues from the last checkpoint" in logs
     assert (world / "runs" / "stopped" / f"step_{step:07d}" / "progress.json").exists()
-    when(lambda: not train_workers(), lambda: None)
+    assert not train_workers(), "workers outlive their driver"
 
 
 def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, float]) -> None:
@@ -218,6 +218,7 @@ def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, flo
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == -signal.SIGKILL, output
     when(lambda: not train_workers(), lambda: None)
+    assert not train_workers(), "workers outlive their driver"
     folder = world / "runs" / "driverless"
     assert not (folder / "final").exists()
     (folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).write_text("")
