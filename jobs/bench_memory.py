@@ -51,6 +51,7 @@ def make_setup(
 ) -> Setup:
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     train: dict[str, Any] = {"dtype": dtype, "zero_stage": 1, "offload_activations": False}
+    train["gpus_per_worker"] = int(dtype != "float32")
     rest: dict[str, Any] = {}
     for name, value in switches.items():
         (train if name in names else rest)[name] = value

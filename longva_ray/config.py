@@ -204,6 +204,11 @@ class SweepConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_workers is not None and self.max_workers < 1:
             raise ValueError(f"max_workers must be at least 1 or None, got {self.max_workers}")
+        if self.dtype == "float32" and self.worker_gpus and self.ring_size > 1:
+            raise ValueError(
+                "attention kernels of GPUs take 16 bits, got dtype float32 with a ring of "
+                f"{self.ring_size} on GPUs; set dtype bfloat16, ring_size 1 or worker_gpus 0"
+            )
         if self.worker_cpus < 0 or self.worker_gpus < 0 or self.worker_cpus + self.worker_gpus == 0:
             raise ValueError(
                 "a worker needs some CPU or GPU, got "

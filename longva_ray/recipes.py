@@ -71,7 +71,7 @@ def tiny() -> Recipe:
 def longva_7b() -> Recipe:
     """The paper's model: Qwen2-7B extended to 224K tokens, CLIP ViT-L/14 at 336 pixels, 144 tokens
     a frame."""
-    return Recipe(
+    recipe = Recipe(
         name="longva_7b",
         description="the released LongVA-7B weights (section 3 of the paper)",
         checkpoint="lmms-lab/LongVA-7B",
@@ -82,7 +82,14 @@ def longva_7b() -> Recipe:
         # model ends a turn; <|endoftext|> is what separated documents in its pretraining.
         text=TextDataConfig(tokenizer="Qwen/Qwen2-7B-Instruct", separator="<|endoftext|>"),
         base="Qwen/Qwen2-7B-Instruct",
-        extend=ExtendConfig(),
+    )
+    # Each of 8 workers updates 0.95B offloaded parameters on its CPUs.
+    cpus = 8
+    return dataclasses.replace(
+        recipe,
+        extend=dataclasses.replace(recipe.extend, cpus_per_worker=cpus),
+        align_projector=dataclasses.replace(recipe.align_projector, cpus_per_worker=cpus),
+        align=dataclasses.replace(recipe.align, cpus_per_worker=cpus),
     )
 
 

@@ -105,6 +105,7 @@ def test_start_commands_demand_the_token(cluster: dict[str, Any], role: str) -> 
     command = start_command(cluster[f"{role}_start_ray_commands"])
     before, _, _ = command.partition("ray start")
     assert "export RAY_AUTH_MODE=token" in before
+    assert "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1" in before
     assert "unset OMP_NUM_THREADS" in before
     assert "ulimit -n 65536" in before
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"

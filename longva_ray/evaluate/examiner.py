@@ -20,6 +20,7 @@ from longva_ray.answer.score import AnswerScore, score_answer, token_nll
 from longva_ray.config import GenerationSettings, SweepConfig
 from longva_ray.evaluate.models import Subject, load_subject
 from longva_ray.ring import hf
+from longva_ray.ring.cached import use_cached_attention
 
 
 class Examiner:
@@ -34,6 +35,8 @@ class Examiner:
             attention = hf.NAME
         self.model: PreTrainedModel
         self.model, self.tokenizer = load_subject(subject, attention=attention)
+        if group is None:
+            use_cached_attention(self.model)
         self._config = config
         self._group = group
         self.prefix_reader = PrefixReader(self.model, chunk=config.prefill_chunk)

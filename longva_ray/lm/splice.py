@@ -86,11 +86,13 @@ def fill(inputs_embeds_BTD: Tensor, mask_BT: Tensor, items: Sequence[Tensor]) ->
         raise misalignment(run_lengths(mask_BT), lengths)
     if not items:
         return inputs_embeds_BTD
-    tokens_QD = torch.cat([tokens.flatten(0, -2).to(inputs_embeds_BTD.device) for tokens in items])
-    # Out of place: the embeddings may be a leaf that requires gradients.
-    return inputs_embeds_BTD.masked_scatter(
-        mask_BT.unsqueeze(-1), tokens_QD.to(inputs_embeds_BTD.dtype)
-    )
+    flat = [tokens.flatten(0, -2).to(inputs_embeds_BTD) for tokens in items]
+    tokens_QD = flat[0] if len(flat) == 1 else torch.cat(flat)
+    # Out of place: the embeddings may be a leaf that requires gradients. By index and not by mask,
+    # for which CUDA would number all B x T x D elements in 64 bits first.
+    positions_Q = mask_BT.flatten().nonzero().squeeze(1)
+    filled = inputs_embeds_BTD.flatten(0, 1).index_copy(0, positions_Q, tokens_QD)
+    return filled.view_as(inputs_embeds_BTD)
 
 
 def run_lengths(mask_BT: Tensor) -> list[int]:

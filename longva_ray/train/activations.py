@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 def checkpoint_activations(
     model: PreTrainedModel, *, keep_ring: bool = True, offload: bool = False
 ) -> None:
-    """Checkpoint every decoder layer of `model`, in place; gradients are bit for bit the same.
+    """Checkpoint every decoder layer of `model`, in place; gradients are the same, on a CPU
+    bit for bit (flash kernels on CUDA add up their gradients in no fixed order).
 
     A vision tower is left alone. Checkpointing works in training mode only (`model.train()`).
 

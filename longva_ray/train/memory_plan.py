@@ -20,6 +20,7 @@ of a tile.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal, Self, TypeAlias
 
 from longva_ray.lm.loss import TILE_BYTES
@@ -234,22 +235,28 @@ def _kept(setup: Setup, tokens: int) -> list[Term]:
     # What was moved away comes back for one layer at a time.
     here, there = (1, m.layers) if away else (m.layers, 0)
     layer_input = tokens * m.width * b
-    ring_output = tokens * (m.query_width * b + 4 * m.heads)
+    ring_out, ring_lse = tokens * m.query_width * b, 4 * tokens * m.heads
+    ring_output = ring_out + ring_lse
     kept_here, kept_there = (here, there) if setup.keep_ring else (1, 0)
     return [
         Term(
             name="checkpointed layer inputs",
             formula="n L D b",
             gpu=here * layer_input,
-            host=there * layer_input,
+            host=there * _pinned(layer_input),
         ),
         Term(
             name="kept ring outputs",
             formula="n L (A b + 4 N)",
             gpu=kept_here * ring_output,
-            host=kept_there * ring_output,
+            host=kept_there * (_pinned(ring_out) + _pinned(ring_lse)),
         ),
     ]
+
+
+def _pinned(num_bytes: float) -> int:
+    """What a tensor takes in pinned host memory: torch rounds it up to a power of two."""
+    return 1 << max(0, math.ceil(num_bytes) - 1).bit_length()
 
 
 def _moments(setup: Setup, tokens: int) -> list[Term]:

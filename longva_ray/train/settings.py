@@ -48,13 +48,14 @@ class TrainConfig:
     gpus_per_worker: float = 1.0
     """0 trains on CPUs."""
     cpus_per_worker: float = 1.0
+    """Also the threads of a worker, with which an offloaded optimizer computes."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     max_failures: int = 3
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     collective_timeout_s: int = 1800
-    """Longest wait for another worker before the run fails and says who waited."""
+    """Longest wait for another worker before the run fails and says what each one did last."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go beside metrics.jsonl."""
 
@@ -84,6 +85,12 @@ class TrainConfig:
             raise ValueError(
                 f"zero_stage 0 trains in float32 without offload, got dtype {self.dtype} and "
                 f"offload {self.offload}; set dtype float32 and no offload, or zero_stage 1 to 3"
+            )
+        if self.dtype == "float32" and self.gpus_per_worker:
+            raise ValueError(
+                "attention kernels of GPUs take bfloat16, got dtype float32 with "
+                f"gpus_per_worker {self.gpus_per_worker:g}; set dtype bfloat16 (and zero_stage 1 "
+                "to 3), or gpus_per_worker 0"
             )
 
     @property

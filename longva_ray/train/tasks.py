@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.data
 from ray.data import TaskPoolStrategy
+
+from longva_ray.graphs import graph_of
 
 
 def run_tasks(
@@ -42,13 +43,8 @@ def run_tasks(
             f"a task needs {cpus:g} CPUs, but the cluster has {have:g}; lower task_cpus, "
             "fractions are allowed"
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True
-    # A large file is one task, and a cluster may take its time to grow: neither is a hang.
-    context.execution_no_progress_timeout_s = -1
     rows = [{"number": task[0], "task": pickle.dumps(task)} for task in tasks]
-    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    graph = graph_of(rows).map_batches(
         _Task(worker),
         batch_size=1,
         batch_format="pyarrow",

@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 
 from longva_ray.vision.anyres import Newline
@@ -31,6 +32,10 @@ SHARPNESS = 4.0
 """Of the softmax in use. Trained so sharp from its random beginning it hardly learns, and a soft
 one is content with averages over dozens of words: they name a frame, but among hundreds it is not
 always found."""
+
+TILE_WEIGHTS = 2**27
+"""Weights of the softmax that are computed at a time, 0.5 GiB in float32. For 16 grids of 576
+patches and 152K words there are ten times as many."""
 
 
 class Projector(nn.Module):
@@ -79,7 +84,15 @@ class WordAverage(nn.Module):
         self.register_buffer("embeddings_WD", torch.zeros(num_words, width))
 
     def forward(self, patches_GPD: Tensor) -> Tensor:
+        tiles = patches_GPD.flatten(0, 1).split(max(1, TILE_WEIGHTS // len(self.embeddings_WD)))
+        if len(tiles) == 1:
+            return self._average(patches_GPD)
+        # Of each tile only the patches are kept for the backward pass.
+        averages = [checkpoint(self._average, tile_PD, use_reentrant=False) for tile_PD in tiles]
+        return torch.cat(averages).view_as(patches_GPD)
+
+    def _average(self, patches_PD: Tensor) -> Tensor:
         sharpness = 1.0 if self.training else SHARPNESS
-        logits_GPW = self.norm(patches_GPD) @ self.embeddings_WD.T
-        weights_GPW = (sharpness * logits_GPW.float()).softmax(-1)
-        return weights_GPW.to(logits_GPW.dtype) @ self.embeddings_WD
+        logits_PW = self.norm(patches_PD) @ self.embeddings_WD.T
+        weights_PW = (sharpness * logits_PW.float()).softmax(-1)
+        return weights_PW.to(logits_PW.dtype) @ self.embeddings_WD

@@ -35,6 +35,7 @@ TOLERANCE = 0.05
 
 def train_config(**changes: Any) -> TrainConfig:
     plain = {"zero_stage": 0, "offload": False, "dtype": "float32", "offload_activations": False}
+    plain["gpus_per_worker"] = 0
     return TrainConfig(**(plain | changes))
 
 

@@ -37,7 +37,7 @@ def test_the_command_prints_json_without_network() -> None:
 
 
 def test_tables_say_what_fits_and_what_switches_buy() -> None:
-    plan = make_plan(options("--recipe", "longva_7b", "--host-memory", "1TiB"))
+    plan = make_plan(options("--recipe", "longva_7b", "--host-memory", "4TiB"))
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     print_plan(plan, console)
     text = console.export_text()

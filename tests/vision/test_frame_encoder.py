@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from longva_ray.vision import projector
 from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.frame_encoder import FrameEncoder
+from longva_ray.vision.projector import WordAverage
 
 CLIP = CLIPVisionConfig(
     hidden_size=32,
@@ -198,3 +200,17 @@ def test_an_aligned_token_is_an_average_of_words_and_leaves_them_as_they_are() -
     assert learns == encoder.state_dict().keys() - {"projector.words.embeddings_WD"}
     words.embeddings_WD[7] += 1
     assert encoder.fingerprint() != before
+
+
+def test_tiles_change_neither_averages_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    words = WordAverage(11, 8)
+    torch.nn.init.normal_(words.embeddings_WD)
+    patches_GPD = torch.randn(3, 5, 8, requires_grad=True)
+    whole = words(patches_GPD)
+    (gradient,) = torch.autograd.grad(whole.square().sum(), patches_GPD)
+    monkeypatch.setattr(projector, "TILE_WEIGHTS", 4 * 11)
+    tiled = words(patches_GPD)
+    torch.testing.assert_close(tiled, whole)
+    (tiled_gradient,) = torch.autograd.grad(tiled.square().sum(), patches_GPD)
+    torch.testing.assert_close(tiled_gradient, gradient)
