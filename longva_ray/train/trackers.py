@@ -76,13 +76,17 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Server and experiment from $MLFLOW_TRACKING_URI and $MLFLOW_EXPERIMENT_NAME."""
+    """Server and experiment from $MLFLOW_TRACKING_URI and $MLFLOW_EXPERIMENT_NAME; a run is
+    continued under the id that is kept in its folder."""
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
         import mlflow
 
         self._mlflow = mlflow
-        mlflow.start_run(run_name=name)
+        file = folder / "mlflow_run_id"
+        known = file.read_text() if file.exists() else None
+        run = mlflow.start_run(run_id=known, run_name=name)
+        file.write_text(run.info.run_id)
         mlflow.log_dict(settings, "settings.json")
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -146,9 +150,14 @@ def _make(kind: str, folder: Path, name: str, settings: dict[str, Any]) -> Track
             return TensorBoard(folder)
         if kind == "wandb":
             return WeightsAndBiases(folder, name, settings)
-        return MLflow(name, settings)
+        return MLflow(folder, name, settings)
     except ImportError as error:
         raise ValueError(
             f"tracker {kind!r} cannot be imported ({error}); pip install 'longva-ray[{kind}]', or "
             "leave it out of trackers"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"tracker {kind!r} does not start ({type(error).__name__}: {error}); set it up, or leave "
+            "it out of trackers"
         ) from error

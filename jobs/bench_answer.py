@@ -1,0 +1,95 @@
+"""How fast a long prompt is read and answered: attention without a mask over transformers' own.
+
+    python jobs/bench_answer.py                  one CPU process
+    python jobs/bench_answer.py --device cuda    in bfloat16
+
+Layers of Qwen2-0.5B's shape with random weights: time does not depend on what they say. Both kinds
+take turns, and the table shows the median of the ratios of neighbouring runs. Imports no Ray."""
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+from longva_ray.answer.generate import generate_tokens
+from longva_ray.answer.prefill import Prefill, prefill
+from longva_ray.config import GenerationSettings
+from longva_ray.ring.cached import use_cached_attention
+
+SHAPE = {
+    "vocab_size": 16_000,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2**20,
+}
+
+
+def build(layers: int, device: str, *, cached: bool) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_hidden_layers=layers)).to(device, dtype)
+    model.generation_config = GenerationConfig(eos_token_id=SHAPE["vocab_size"] - 1)
+    if cached:
+        use_cached_attention(model)
+    return model.eval()
+
+
+def compare(acts: dict[str, Callable[[], object]], repeats: int, device: str) -> str:
+    """Median seconds of both acts, and the median ratio of neighbouring runs."""
+    times: dict[str, list[float]] = {name: [] for name in acts}
+    for _ in range(repeats):
+        for name, act in acts.items():
+            started = time.perf_counter()
+            act()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - started)
+    ratio = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
+    cells = "".join(f"{statistics.median(each):>14.3f} s" for each in times.values())
+    return f"{cells}{ratio:>9.2f}x"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2_048, 8_192, 16_384])
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--words", type=int, default=16, help="words of an answer")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    device, settings = options.device, GenerationSettings(max_new_tokens=options.words)
+    models = {
+        name: build(options.layers, device, cached=name == "without a mask")
+        for name in ("with a mask", "without a mask")
+    }
+    print(f"{'':<40}" + "".join(f"{name:>16}" for name in models) + f"{'ratio':>10}")
+    for tokens in options.tokens:
+        prompt = torch.randn(1, tokens, SHAPE["hidden_size"]).to(
+            device, models["with a mask"].dtype
+        )
+        prompts = {name: prefill(model, prompt, chunk=2048) for name, model in models.items()}
+        reading = {
+            name: functools.partial(prefill, model, prompt, chunk=2048)
+            for name, model in models.items()
+        }
+        answering = {
+            name: functools.partial(answer, model, prompts[name], settings)
+            for name, model in models.items()
+        }
+        for what, acts in (("read", reading), (f"answer in {options.words} words", answering)):
+            cells = compare(acts, options.repeats, device)
+            print(f"{tokens:>7} tokens, {what:<24}{cells}")
+
+
+def answer(model: Qwen2ForCausalLM, prompt: Prefill, settings: GenerationSettings) -> list[int]:
+    return list(generate_tokens(model, prompt, settings))
+
+
+if __name__ == "__main__":
+    main()
