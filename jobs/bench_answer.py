@@ -10,17 +10,18 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.answer.generate import generate_tokens
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.config import GenerationSettings
 from longva_ray.ring.cached import use_cached_attention
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 16_000,
     "hidden_size": 896,
     "intermediate_size": 4864,
@@ -30,17 +31,19 @@ SHAPE = {
 }
 
 
-def build(layers: int, device: str, *, cached: bool) -> Qwen2ForCausalLM:
+def build(layers: int, device: str, *, cached: bool) -> PreTrainedModel:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_hidden_layers=layers)).to(device, dtype)
+    model: Any = Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_hidden_layers=layers))
+    model.to(device, dtype)
     model.generation_config = GenerationConfig(eos_token_id=SHAPE["vocab_size"] - 1)
     if cached:
         use_cached_attention(model)
-    return model.eval()
+    model.eval()
+    return model
 
 
-def compare(acts: dict[str, Callable[[], object]], repeats: int, device: str) -> str:
+def compare(acts: Mapping[str, Callable[[], object]], repeats: int, device: str) -> str:
     """Median seconds of both acts, and the median ratio of neighbouring runs."""
     times: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(repeats):
@@ -87,7 +90,7 @@ def main() -> None:
             print(f"{tokens:>7} tokens, {what:<24}{cells}")
 
 
-def answer(model: Qwen2ForCausalLM, prompt: Prefill, settings: GenerationSettings) -> list[int]:
+def answer(model: PreTrainedModel, prompt: Prefill, settings: GenerationSettings) -> list[int]:
     return list(generate_tokens(model, prompt, settings))
 
 

@@ -15,13 +15,13 @@ Trade-off: trackers write where the driver is. Where storage is a URI, metrics a
 every checkpoint and when the run ends.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,58 +69,24 @@ def train(
     folder that is not over.
     """
     filesystem, root = probe_storage(storage, name)
-    if is_uri(storage):
-        return _train(stage, config, filesystem, root, name, documents, remote=True)
-    with lock(Path(root) / name / ".lock"):
-        return _train(stage, config, filesystem, root, name, documents, remote=False)
-
-
-def _train(
-    stage: Stage,
-    config: TrainConfig,
-    filesystem: pyarrow.fs.FileSystem,
-    root: str,
-    name: str,
-    documents: dict[str, Any],
-    *,
-    remote: bool,
-) -> Outcome:
-    checkpoint = find_checkpoint(stage, config, filesystem, f"{root}/{name}")
-    drop_damaged_index(filesystem, f"{root}/{name}")
-    _warn_of_small_cluster(config)
-    monitor = _start_monitor()
-    # Ranks wait for each other when they report a checkpoint too; Ray itself sets no limit.
-    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(config.collective_timeout_s)
-    settings = {
-        "stage": stage,
-        "config": config,
-        "monitor": monitor,
-        "checkpoint": checkpoint,
-        "final": f"{root}/{name}/final",
-        "documents": documents,
-    }
-    trainer = _Trainer(
-        work,
-        train_loop_config=settings,
-        torch_config=TorchConfig(
-            backend="nccl" if config.gpus_per_worker else "gloo",
-            timeout_s=config.collective_timeout_s,
-        ),
-        scaling_config=_scaling(config),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=root,
-            storage_filesystem=filesystem if remote else None,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
-        ),
-    )
-    with _tracker_folder(filesystem, f"{root}/{name}", remote=remote) as (
-        folder,
-        publish,
-    ):
-        watch = Watch(monitor, config, folder=folder, name=name, publish=publish)
-        return watch.follow(lambda: _fit(trainer, monitor))
+    run, remote = f"{root}/{name}", is_uri(storage)
+    with contextlib.nullcontext() if remote else lock(Path(run) / ".lock"):
+        checkpoint = find_checkpoint(stage, config, filesystem, run)
+        drop_damaged_index(filesystem, run)
+        _warn_of_small_cluster(config)
+        monitor = _start_monitor()
+        settings = {
+            "stage": stage,
+            "config": config,
+            "monitor": monitor,
+            "checkpoint": checkpoint,
+            "final": f"{run}/final",
+            "documents": documents,
+        }
+        trainer = _make_trainer(settings, config, root, name, filesystem if remote else None)
+        with _tracker_folder(filesystem, run, remote=remote) as (folder, publish):
+            watch = Watch(monitor, config, folder=folder, name=name, publish=publish)
+            return watch.follow(lambda: _fit(trainer, monitor))
 
 
 def train_to_end(
@@ -248,6 +214,33 @@ class _Trainer(TorchTrainer):
         return [callback for callback in callbacks if type(callback).__name__ != unwanted]
 
 
+def _make_trainer(
+    settings: dict[str, Any],
+    config: TrainConfig,
+    root: str,
+    name: str,
+    filesystem: pyarrow.fs.FileSystem | None,
+) -> TorchTrainer:
+    # Ranks wait for each other when they report a checkpoint too; Ray itself sets no limit.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(config.collective_timeout_s)
+    return _Trainer(
+        work,
+        train_loop_config=settings,
+        torch_config=TorchConfig(
+            backend="nccl" if config.gpus_per_worker else "gloo",
+            timeout_s=config.collective_timeout_s,
+        ),
+        scaling_config=_scaling(config),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=root,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+
+
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     resources = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
@@ -279,7 +272,7 @@ def _warn_of_small_cluster(config: TrainConfig) -> None:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _tracker_folder(
     filesystem: pyarrow.fs.FileSystem, target: str, *, remote: bool
 ) -> Iterator[tuple[Path, Callable[[], None]]]:

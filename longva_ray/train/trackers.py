@@ -158,6 +158,6 @@ def _make(kind: str, folder: Path, name: str, settings: dict[str, Any]) -> Track
         ) from error
     except Exception as error:
         raise ValueError(
-            f"tracker {kind!r} does not start ({type(error).__name__}: {error}); set it up, or leave "
-            "it out of trackers"
+            f"tracker {kind!r} does not start ({type(error).__name__}: {error}); set it up, or "
+            "leave it out of trackers"
         ) from error
