@@ -40,7 +40,14 @@ class Progress:
 
     @classmethod
     def parse(cls, text: str | bytes) -> "Progress":
-        return cls(**json.loads(text))
+        """Raises ValueError for what another version of this package wrote."""
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(
+                f"the checkpoint was written by another version ({error}); give this run another "
+                "name, or continue it with that version"
+            ) from error
 
 
 def save(

@@ -75,6 +75,15 @@ def test_a_run_goes_on_from_the_last_complete_checkpoint(stage: TextStage, tmp_p
     assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(cut)
 
 
+def test_a_checkpoint_of_another_version_is_not_begun_anew(
+    stage: TextStage, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(stage, settings(), tmp_path / "runs", 2)
+    (folder / checkpoints.PROGRESS).write_text('{"step": 2}')
+    with pytest.raises(ValueError, match="written by another version"):
+        find_checkpoint(stage, settings(), LOCAL, str(tmp_path / "runs"))
+
+
 def test_other_settings_of_a_run_that_goes_on_are_said(
     stage: TextStage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
