@@ -1,4 +1,4 @@
-"""How fast a long prompt is read and answered: attention without a mask over transformers' own.
+"""How fast a long prompt is read and an answer scored: without a mask over transformers' own way.
 
     python jobs/bench_answer.py                  one CPU process
     python jobs/bench_answer.py --device cuda    in bfloat16
@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from longva_ray.answer.generate import generate_tokens
-from longva_ray.answer.prefill import Prefill, prefill
-from longva_ray.config import GenerationSettings
+from longva_ray.answer.prefill import prefill
+from longva_ray.answer.score import score_answer
 from longva_ray.ring.cached import use_cached_attention
 
 SHAPE: dict[str, Any] = {
@@ -36,7 +35,6 @@ def build(layers: int, device: str, *, cached: bool) -> PreTrainedModel:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model: Any = Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_hidden_layers=layers))
     model.to(device, dtype)
-    model.generation_config = GenerationConfig(eos_token_id=SHAPE["vocab_size"] - 1)
     if cached:
         use_cached_attention(model)
     model.eval()
@@ -61,12 +59,12 @@ def compare(acts: Mapping[str, Callable[[], object]], repeats: int, device: str)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[2_048, 8_192, 16_384])
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--words", type=int, default=16, help="words of an answer")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[4_096, 16_384])
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--answer", type=int, default=8, help="tokens of the scored answer")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    device, settings = options.device, GenerationSettings(max_new_tokens=options.words)
+    device, answer = options.device, list(range(options.answer))
     models = {
         name: build(options.layers, device, cached=name == "without a mask")
         for name in ("with a mask", "without a mask")
@@ -81,17 +79,13 @@ def main() -> None:
             name: functools.partial(prefill, model, prompt, chunk=2048)
             for name, model in models.items()
         }
-        answering = {
-            name: functools.partial(answer, model, prompts[name], settings)
+        scoring = {
+            name: functools.partial(score_answer, model, prompts[name], answer)
             for name, model in models.items()
         }
-        for what, acts in (("read", reading), (f"answer in {options.words} words", answering)):
+        for what, acts in (("read", reading), (f"{len(answer)} tokens scored", scoring)):
             cells = compare(acts, options.repeats, device)
             print(f"{tokens:>7} tokens, {what:<24}{cells}")
-
-
-def answer(model: PreTrainedModel, prompt: Prefill, settings: GenerationSettings) -> list[int]:
-    return list(generate_tokens(model, prompt, settings))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Options:
     videos: tuple[str, ...]
     """Video files, and folders of them."""
     store: str = "outputs/shards"
-    """Folder or URI of the shards."""
+    """URI of the shards, or a folder on a disk that all nodes share."""
     recipe: str = "tiny"
     """Named set-up that everything else starts from: tiny or longva_7b."""
     model: str | None = None

@@ -76,20 +76,23 @@ def local_file(place: str) -> Iterator[Path]:
     if not is_uri(place):
         yield Path(place)
         return
-    try:
-        filesystem, path = resolve(place)
-    except (ValueError, ImportError) as error:
-        raise OSError(f"no way to reach {place}: {error}") from error
-    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
-        raise OSError(f"{place} is no file")
     with tempfile.TemporaryDirectory(prefix="longva-") as folder:
         copy = Path(folder) / file_name(place)
-        pyarrow.fs.copy_files(
-            path,
-            str(copy),
-            source_filesystem=filesystem,
-            destination_filesystem=pyarrow.fs.LocalFileSystem(),
-        )
+        try:
+            filesystem, path = resolve(place)
+            is_file = filesystem.get_file_info(path).type == pyarrow.fs.FileType.File
+            if is_file:
+                pyarrow.fs.copy_files(
+                    path,
+                    str(copy),
+                    source_filesystem=filesystem,
+                    destination_filesystem=pyarrow.fs.LocalFileSystem(),
+                )
+        # Every client of fsspec has errors of its own: aiohttp's are no OSError.
+        except Exception as error:
+            raise OSError(f"{place} cannot be fetched: {error!r}") from error
+        if not is_file:
+            raise OSError(f"{place} is no file")
         yield copy
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow.fs
 import tyro
 
-from longva_ray.filesystem import file_name, is_uri, list_folder
+from longva_ray.filesystem import file_name, is_uri, list_folder, resolve
 from longva_ray.recipes import checkpoint_of, get_recipe
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,10 @@ OptionsT = TypeVar("OptionsT")
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray sets in the driver of a submitted job."""
 
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi"}
+VIDEO_SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".ogv"),
+}
 
 
 def parse(options: type[OptionsT], arguments: Sequence[str] | None = None) -> OptionsT:
@@ -64,7 +68,7 @@ def find_videos(places: Sequence[str]) -> list[str]:
     sorted by name).
 
     Files are taken whatever their suffix and need not exist: the run's report says what is wrong
-    with them.
+    with them. What of a folder is left out, other files and folders inside, is counted in the log.
 
     Raises ValueError when a folder holds no videos.
     """
@@ -76,10 +80,28 @@ def find_videos(places: Sequence[str]) -> list[str]:
             found.append(place)
             continue
         videos = [file for file in inside if _is_video_name(file)]
+        others, folders = len(inside) - len(videos), _count_folders(place)
+        left_out = f"{others} other file(s) and {folders} folder(s)"
         if not videos:
-            raise ValueError(f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {place}")
+            raise ValueError(
+                f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {place}, but "
+                f"{left_out}; name the files, or the folder that they are in"
+            )
+        if others or folders:
+            logger.warning(
+                "%s gives %d video(s); %s are left out: name them if they hold videos, too",
+                place,
+                len(videos),
+                left_out,
+            )
         found.extend(videos)
     return found
+
+
+def _count_folders(place: str) -> int:
+    filesystem, path = resolve(place)
+    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
+    return sum(entry.type == pyarrow.fs.FileType.Directory for entry in inside)
 
 
 def _is_video_name(place: str) -> bool:
@@ -144,9 +166,16 @@ def find_base(model: str | None, recipe_name: str) -> str:
     return model_place(base)
 
 
+def hide_gpus_from_cpu_workers() -> None:
+    """Let workers that ask for no GPU see none, in a cluster that this process starts; one that
+    runs already decides for itself (cluster.yaml)."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+
+
 def run_job(main: Callable[[], int]) -> None:
     """Run a job's main function and turn a user's mistake into one line and a nonzero exit
     status."""
+    hide_gpus_from_cpu_workers()
     try:
         status = main()
     except (ValueError, FileNotFoundError) as error:

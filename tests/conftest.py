@@ -10,6 +10,7 @@ import pytest
 import ray
 from moto.server import ThreadedMotoServer
 
+from longva_ray.options import hide_gpus_from_cpu_workers
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.video.synthetic import write_counting_video
 
@@ -43,6 +44,7 @@ def real_clip() -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """The one Ray cluster of the session; yields the address of its dashboard."""
+    hide_gpus_from_cpu_workers()
     context = ray.init(num_cpus=4, include_dashboard=True, object_store_memory=512 * 2**20)
     yield f"http://{context.dashboard_url}"
     ray.shutdown()

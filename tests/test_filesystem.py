@@ -1,7 +1,10 @@
 """What is written once is whole, whenever its writer dies."""
 
+import http.server
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import fsspec
@@ -55,6 +58,39 @@ def test_a_folder_gives_its_files_as_places_of_the_same_kind(tmp_path: Path) -> 
             with local_file(place) as path:
                 found.append(path.read_text())
         assert found == ["100%.mp4", "two words.mp4"]
+
+
+class CutShort(http.server.BaseHTTPRequestHandler):
+    """Promises a megabyte, sends half of it and hangs up."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(2**20))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(bytes(2**19))
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_cannot_be_fetched_is_an_os_error_that_names_it() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), CutShort) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        cut = f"http://127.0.0.1:{server.server_port}/cut.mp4"
+        for place in (cut, "gopher://a/b.mp4", "http://127.0.0.1:1/refused.mp4"):
+            with pytest.raises(OSError, match=f"^{re.escape(place)} "), local_file(place):
+                pass
+        server.shutdown()
+
+
+def test_an_error_of_the_user_of_a_copy_stays_what_it_is() -> None:
+    fsspec.filesystem("memory").pipe("/clips/a.mp4", b"a")
+    with pytest.raises(KeyError), local_file("memory://clips/a.mp4"):
+        raise KeyError
 
 
 @pytest.mark.parametrize("place", ["/nowhere", "memory://nothing", "gopher://a/b", "/etc/hostname"])

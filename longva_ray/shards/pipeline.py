@@ -21,9 +21,9 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from longva_ray.config import EncodeConfig
-from longva_ray.filesystem import file_name
+from longva_ray.graphs import graph_of
 from longva_ray.progress import Progress
-from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import (
     Batch,
@@ -31,6 +31,7 @@ from longva_ray.shards.workers import (
     EncodeFrames,
     IdentifyVideo,
     WritePart,
+    commit_video,
     describe_encoder,
 )
 
@@ -150,6 +151,7 @@ def encode_videos(
         for row in graph.iter_rows():
             collector.add(row)
             progress.advance(row["frames_written"])
+    collector.check_complete()
     return EncodeReport(
         videos=tuple(collector.videos[path] for path in dict.fromkeys(paths)),
         spec=spec,
@@ -166,17 +168,14 @@ def _build_graph(
     spec: EncodingSpec,
     plan: WorkerPlan,
 ) -> ray.data.Dataset:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    graph = graph_of([{"path": path} for path in paths])
     # One part a block: with larger blocks a decoder would hold many parts back before the encoder
     # sees the first.
-    context.target_max_block_size = 1
-    context.raise_original_map_exception = True
+    graph.context.target_max_block_size = 1
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_batch": True}
     identify = IdentifyVideo(store, spec, plan.decode_slots)
     return (
-        ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
-        .map_batches(identify, num_cpus=config.decode_cpus, memory=WORKER_MEMORY, **one_row)
+        graph.map_batches(identify, num_cpus=config.decode_cpus, memory=WORKER_MEMORY, **one_row)
         .map_batches(
             DecodeSegment(spec),
             num_cpus=config.decode_cpus,
@@ -216,32 +215,45 @@ class _Collector:
         self._store = store
         self._spec = spec
         self._parts_done: Counter[str] = Counter()
+        self._recorded: set[str] = set()
         self.videos: dict[str, VideoResult] = {}
         self.seconds = {"decode_s": 0.0, "encode_s": 0.0, "write_s": 0.0}
 
     def add(self, row: Batch) -> None:
         path = row["path"]
         before = self.videos.get(path)
-        video = VideoResult(
+        error_before = before.error if before else ""
+        error = row["error"]
+        self._parts_done[path] += row["part"] >= 0
+        if not (error or error_before) and self._parts_done[path] == row["parts_missing"]:
+            error = self._commit(row)
+        if error:
+            logger.warning("cannot encode %s: %s", path, error)
+        self.videos[path] = VideoResult(
             path=path,
             video_id=row["video_id"],
             num_frames=row["num_frames"],
             frames_encoded=row["frames_written"] + (before.frames_encoded if before else 0),
-            error=row["error"] or (before.error if before else ""),
+            error=error or error_before,
         )
-        self.videos[path] = video
         for stage in self.seconds:
             self.seconds[stage] += row[stage]
-        if row["error"]:
-            logger.warning("cannot encode %s: %s", path, row["error"])
-            return
-        self._parts_done[path] += row["part"] >= 0
-        complete = self._parts_done[path] == row["parts_missing"] and not video.error
-        if complete and self._store.record(video.video_id, self._spec) is None:
-            self._store.commit(
-                video.video_id,
-                self._spec,
-                source=file_name(path),
-                num_frames=video.num_frames,
-                duration_s=row["duration_s"],
+
+    def _commit(self, row: Batch) -> str:
+        """What keeps the video from being recorded; empty when it is."""
+        try:
+            commit_video(self._store, self._spec, row)
+        except ShardError as error:
+            return (
+                f"{error}; or the workers wrote to a disk that this machine does not see: give a "
+                "URI or a folder that all nodes share as the store"
             )
+        self._recorded.add(row["path"])
+        return ""
+
+    def check_complete(self) -> None:
+        """A video without an error has a record, whatever became of its rows."""
+        lost = [
+            path for path, v in self.videos.items() if not v.error and path not in self._recorded
+        ]
+        assert not lost, f"videos without error and record: {lost}"

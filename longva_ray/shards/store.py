@@ -53,21 +53,30 @@ class ShardStore:
 
     def __init__(self, root: str | Path) -> None:
         self.filesystem, self.root = resolve(str(root))
+        self._is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     # Writing --------------------------------------------------------------------------------------
 
     def missing_parts(self, video_id: str, spec: EncodingSpec, num_frames: int) -> list[int]:
-        """Parts that are absent or unreadable: what a new or resumed run still has to encode."""
+        """Parts that are absent, unreadable, or not those of the record, if there is one: what a
+        new or resumed run still has to encode.
+
+        On an object store the listing decides and no part is fetched: what has its name there is
+        whole."""
+        parts = range(spec.num_parts(num_frames))
+        record = self.record(video_id, spec)
+        if record is not None and record.num_frames != num_frames:
+            return list(parts)
         folder = self._folder(video_id, spec.key)
-        present = {info.base_name for info in self._list(folder)}
-        missing = []
-        for part in range(spec.num_parts(num_frames)):
+        sizes = {info.base_name: info.size for info in self._list(folder)}
+
+        def is_there(part: int) -> bool:
             name = part_name(part)
-            if name not in present or not self._is_sound(
-                f"{folder}/{name}", spec, part, num_frames
-            ):
-                missing.append(part)
-        return missing
+            if name not in sizes or (record and sizes[name] != record.part_bytes[part]):
+                return False
+            return not self._is_local or self._is_sound(f"{folder}/{name}", spec, part, num_frames)
+
+        return [part for part in parts if not is_there(part)]
 
     def write_part(
         self,
@@ -246,7 +255,7 @@ class ShardStore:
     def _read_batch(self, path: str) -> pa.RecordBatch:
         """Raises ShardError when there is no whole batch at that path."""
         try:
-            if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem):
+            if self._is_local:
                 source = pa.memory_map(path)
             else:
                 source = self.filesystem.open_input_file(path).read_buffer()

@@ -38,6 +38,8 @@ MAX_SEGMENT_PARTS = 8
 """Parts that one decoding task walks through: long enough to pay for opening the file, short enough
 to balance."""
 
+CHANGED = "changed while it was encoded; encode it again"
+
 
 def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
     """The provenance that tokens of this checkpoint under this config carry. Reads the encoder's
@@ -72,6 +74,7 @@ class IdentifyVideo:
         path = str(batch["path"][0])
         try:
             with local_file(path) as file:
+                version = _version(file)
                 info = probe_video(file, decoder=self._spec.decoder)
                 video_id = hash_video(file)
         except VideoError as error:
@@ -84,7 +87,9 @@ class IdentifyVideo:
         segments = [missing[i : i + per_segment] for i in range(0, len(missing), per_segment)]
         return _rows(
             [
-                _plan_row(path, video_id, num_frames, info.duration_s, len(missing), segment)
+                _plan_row(
+                    path, version, video_id, num_frames, info.duration_s, len(missing), segment
+                )
                 for segment in segments or [[]]
             ]
         )
@@ -120,9 +125,18 @@ class DecodeSegment:
             yield nothing | {"error": [f"cannot be read: {error}"]}
 
     def _decode(self, file: Path, plan: Batch, parts: list[int]) -> Iterator[Batch]:
-        status = file.stat()
-        info = _probe_once(file, status.st_size, status.st_mtime_ns, self._spec.decoder)
+        version = _version(file)
+        # A copy has a time of its own, so it is the content that decides.
+        if version != plan["version"] and hash_video(file) != plan["video_id"]:
+            raise VideoError(file, CHANGED)
+        info = _probe_once(file, version, self._spec.decoder)
         frame_index_F = sampled_frames(info, self._spec)
+        if len(frame_index_F) != plan["num_frames"]:
+            raise VideoError(
+                file,
+                f"has {len(frame_index_F)} sampled frames where it is decoded and "
+                f"{plan['num_frames']} where it was identified; install the same PyAV on all nodes",
+            )
         for run in _consecutive(parts):
             first = self._spec.part_rows(run[0], len(frame_index_F)).start
             last = self._spec.part_rows(run[-1], len(frame_index_F)).stop
@@ -135,6 +149,8 @@ class DecodeSegment:
             )
             started = time.perf_counter()
             for part, chunk in zip(run, chunks, strict=True):
+                if _version(file) != version:
+                    raise VideoError(file, CHANGED)
                 row = _part_row(
                     plan, part, chunk.frame_index_F, chunk.timestamp_s_F, chunk.frames_FYXC
                 )
@@ -203,22 +219,38 @@ def encode_one_video(
             if part["error"][0]:
                 raise VideoError(path, part["error"][0])
             write(encode(part))
-    first = rows[0]
-    video_id = first["video_id"][0]
-    return store.record(video_id, spec) or store.commit(
-        video_id,
+    return commit_video(store, spec, {name: values[0] for name, values in rows[0].items()})
+
+
+def commit_video(store: ShardStore, spec: EncodingSpec, row: Batch) -> VideoRecord:
+    """The record of a video whose parts are all written; `row` holds values of any of its rows. A
+    record from before is renewed when parts were missing: it lists their sizes.
+
+    Raises ShardError when this machine does not see all parts.
+    """
+    record = store.record(row["video_id"], spec)
+    if record is not None and not row["parts_missing"]:
+        return record
+    return store.commit(
+        row["video_id"],
         spec,
-        source=file_name(path),
-        num_frames=first["num_frames"][0],
-        duration_s=first["duration_s"][0],
+        source=file_name(row["path"]),
+        num_frames=int(row["num_frames"]),
+        duration_s=float(row["duration_s"]),
     )
 
 
 @functools.lru_cache(maxsize=1)
-def _probe_once(file: Path, size: int, mtime_ns: int, decoder: DecoderName) -> VideoInfo:
+def _probe_once(file: Path, version: str, decoder: DecoderName) -> VideoInfo:
     """A probe reads the whole file, and a worker process often meets one video's segments one after
     the other: for hours of video, dozens."""
     return probe_video(file, decoder=decoder)
+
+
+def _version(file: Path) -> str:
+    """Size and time of a file: while they stay, so does its content."""
+    status = file.stat()
+    return f"{status.st_size} bytes of {status.st_mtime_ns} ns"
 
 
 def sampled_frames(info: VideoInfo, spec: EncodingSpec) -> np.ndarray:
@@ -228,6 +260,7 @@ def sampled_frames(info: VideoInfo, spec: EncodingSpec) -> np.ndarray:
 
 def _plan_row(
     path: str,
+    version: str = "",
     video_id: str = "",
     num_frames: int = 0,
     duration_s: float = 0.0,
@@ -237,6 +270,7 @@ def _plan_row(
 ) -> Batch:
     return {
         "path": path,
+        "version": version,
         "video_id": video_id,
         "num_frames": num_frames,
         "duration_s": duration_s,

@@ -113,7 +113,14 @@ def _chunks(
                 (len(chunk_index_F), canvas.size, canvas.size, 3), dtype=np.uint8
             )
             for row in range(len(chunk_index_F)):
-                frames_FYXC[row] = next(frames)
+                frame_YXC = next(frames, None)
+                if frame_YXC is None:
+                    raise VideoError(
+                        info.path,
+                        f"its decoder gave {start + row} of {len(index_F)} frames; write it anew: "
+                        "ffmpeg -i IN OUT.mp4",
+                    )
+                frames_FYXC[row] = frame_YXC
             yield FrameChunk(
                 frame_index_F=chunk_index_F,
                 timestamp_s_F=info.packets.seconds(info.packets.frame_pts_F[chunk_index_F]),

@@ -157,7 +157,10 @@ def open_container(path: Path) -> Iterator[InputContainer]:
 
     try:
         container = av.open(
-            str(path), options={"format_whitelist": CONTAINERS, "fflags": "+genpts"}
+            str(path),
+            options={"format_whitelist": CONTAINERS, "fflags": "+genpts"},
+            # Nobody here reads a title, and many an old one is no UTF-8.
+            metadata_errors="replace",
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, _why_unopened(path, error)) from error

@@ -15,9 +15,18 @@ import torch
 
 from longva_ray.config import EncodeConfig
 from longva_ray.lm.checkpoint import load_frame_encoder
-from longva_ray.shards.pipeline import EncodeReport, encode_videos, plan_workers
+from longva_ray.shards.pipeline import EncodeReport, _Collector, encode_videos, plan_workers
+from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
-from longva_ray.shards.workers import EncodeFrames, describe_encoder, encode_one_video
+from longva_ray.shards.workers import (
+    Batch,
+    DecodeSegment,
+    EncodeFrames,
+    IdentifyVideo,
+    WritePart,
+    describe_encoder,
+    encode_one_video,
+)
 from longva_ray.video.decode import VideoError, decode_frames
 from longva_ray.video.synthetic import write_counting_video
 
@@ -188,6 +197,59 @@ def test_a_killed_job_resumes_to_the_same_bytes(
     assert run(tmp_path / "killed").wait(timeout=180) == 0
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
     assert len(files_of(tmp_path / "killed")) == 750 // 4 + 1 + 1
+
+
+def test_a_graph_waits_and_keeps_its_settings_to_itself(
+    ray_cluster: str,
+    counting_video: Path,
+    tiny_checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "execution_no_progress_timeout_s", 0.01)
+    before = context.copy()
+    assert not encode([counting_video], tmp_path, tiny_checkpoint).failed
+    assert ray.data.DataContext.get_current() == before
+
+
+def rows_of(path: Path, store: ShardStore, spec: EncodingSpec, checkpoint: str) -> list[Batch]:
+    """What the graph reports of a video that it encodes."""
+    encode_frames, write = EncodeFrames(checkpoint, CONFIG), WritePart(store, spec)
+    plan = IdentifyVideo(store, spec, decode_slots=1)({"path": [str(path)]})
+    return [
+        {name: values[0] for name, values in write(encode_frames(part)).items()}
+        for part in DecodeSegment(spec)(plan)
+    ]
+
+
+def test_parts_on_a_disk_that_the_driver_does_not_see_are_the_error_of_their_video(
+    counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
+    spec = describe_encoder(tiny_checkpoint, CONFIG)
+    rows = rows_of(counting_video, ShardStore(tmp_path / "there"), spec, tiny_checkpoint)
+    collector = _Collector(ShardStore(tmp_path / "here"), spec)
+    for row in rows:
+        collector.add(row)
+    collector.check_complete()
+    error = collector.videos[str(counting_video)].error
+    assert "4 of 4 parts are missing" in error
+    assert "give a URI or a folder that all nodes share" in error
+
+
+def test_a_video_whose_rows_got_lost_is_no_success(
+    counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
+    spec, store = describe_encoder(tiny_checkpoint, CONFIG), ShardStore(tmp_path)
+    collector = _Collector(store, spec)
+    *first, last = rows_of(counting_video, store, spec, tiny_checkpoint)
+    for row in first:
+        collector.add(row)
+    with pytest.raises(AssertionError, match=r"counting\.mp4"):
+        collector.check_complete()
+    collector.add(last)
+    collector.check_complete()
+    assert store.record(last["video_id"], spec) is not None
 
 
 def test_nothing_to_encode_is_an_error(ray_cluster: str, tmp_path: Path) -> None:

@@ -211,6 +211,48 @@ def test_s3_works(s3_bucket: str) -> None:
     assert torch.equal(video.tokens(), written)
 
 
+def test_what_is_missing_on_s3_is_told_by_the_listing_alone(s3_bucket: str) -> None:
+    store = ShardStore(s3_bucket)
+    write_video(store)
+    folder = f"{store.root}/{VIDEO_ID}/{SPEC.key}"
+    record = store.record(VIDEO_ID, SPEC)
+    assert record is not None
+
+    def fill(part: int, size: int) -> None:
+        with store.filesystem.open_output_stream(f"{folder}/{part_name(part)}") as file:
+            file.write(bytes(size))
+
+    fill(1, record.part_bytes[1])  # whoever read it would call it damaged
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == []
+    fill(2, record.part_bytes[2] + 1)
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == [2]
+    store.filesystem.delete_file(f"{folder}/{part_name(0)}")
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0, 2]
+    store.filesystem.delete_file(f"{folder}/video.json")
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0]
+
+
+def test_a_whole_part_of_another_size_than_recorded_is_missing(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    written = write_video(store)
+    rows = np.arange(5)
+    other = ShardStore(tmp_path / "other")
+    renamed = dataclasses.replace(SPEC, encoder_fingerprint="a longer name")
+    other.write_part(VIDEO_ID, renamed, 0, rows, rows / 10, written[:5])
+    part = tmp_path / VIDEO_ID / SPEC.key / part_name(0)
+    (tmp_path / "other" / VIDEO_ID / renamed.key / part_name(0)).replace(part)
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0]
+    (part.parent / "video.json").unlink()
+    assert store.missing_parts(VIDEO_ID, SPEC, 12) == []
+
+
+def test_a_record_of_another_number_of_frames_speaks_for_no_part(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    write_video(store)
+    assert store.missing_parts(VIDEO_ID, SPEC, 11) == [0, 1, 2]
+    assert store.missing_parts(VIDEO_ID, SPEC, 16) == [0, 1, 2, 3]
+
+
 def test_record_survives_json() -> None:
     record = VideoRecord(
         video_id=VIDEO_ID,

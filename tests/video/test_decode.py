@@ -6,6 +6,8 @@ import pickle
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from longva_ray.video.decode import DecoderName, VideoError, decode_frames, probe_video
 from longva_ray.video.fitting import Fitting
+from longva_ray.video.pyav_frames import pyav_frames
 from longva_ray.video.sampling import Sampling
 from longva_ray.video.synthetic import read_counting_frame, write_counting_video, write_video
 
@@ -318,6 +321,17 @@ def test_decord_hands_over_to_pyav_and_says_so(
     monkeypatch.setitem(sys.modules, "decord", None)
     read_all(counting_file(folder, "matroska.mkv"), np.arange(5), "decord")
     assert "decoded by PyAV: decord is not installed" in caplog.text
+
+
+def test_a_decoder_that_gives_too_few_frames_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(*arguments: Any, **options: Any) -> Iterator[np.ndarray]:
+        yield from islice(pyav_frames(*arguments, **options), 5)
+
+    monkeypatch.setattr("longva_ray.video.decode.pyav_frames", few)
+    with pytest.raises(VideoError, match=r"matroska\.mkv: its decoder gave 5 of 9 frames"):
+        read_all(counting_file(folder, "matroska.mkv"), np.arange(9))
 
 
 def test_wrong_requests_are_refused_at_the_call(folder: Path) -> None:

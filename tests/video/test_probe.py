@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from longva_ray.video.decode import VideoError, probe_video
+from longva_ray.video.decode import VideoError, decode_frames, probe_video
 from longva_ray.video.synthetic import write_counting_video
 
 
@@ -21,9 +21,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def remux(source: Path, target: Path, **options: str) -> Path:
-    """Put the packets into another container, or the same with other muxer options."""
-    with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
+def remux(source: Path, target: Path, title: str = "", **options: str) -> Path:
+    """Put the packets into another container, or the same with other muxer options. The title is
+    written in Latin-1."""
+    with (
+        av.open(str(source)) as old,
+        av.open(str(target), "w", options=options, metadata_encoding="latin-1") as new,
+    ):
+        new.metadata["title"] = title
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(old.streams.video[0]):
             if packet.size:
@@ -75,6 +80,16 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
         container.mux(stream.encode())
     info = probe_video(path)
     assert (info.width, info.height, info.pixel_aspect) == (128, 64, Fraction(4, 3))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_title_that_is_no_utf8_does_no_harm(clip: Path, tmp_path: Path, suffix: str) -> None:
+    path = remux(clip, tmp_path / f"old.{suffix}", title="Café")
+    assert "Café".encode("latin-1") in path.read_bytes()
+    info = probe_video(path)
+    assert info.num_frames == 120
+    chunks = decode_frames(info, np.arange(120), size=32, fitting="squash", chunk_frames=120)
+    assert next(chunks).frames_FYXC.shape == (120, 32, 32, 3)
 
 
 def bad_missing(folder: Path, clip: Path) -> Path:
