@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 RED_YELLOW_GREEN = ("#F0496E", "#EBB839", "#0CD79F")
 """Colours of scores 0, 0.5 and 1, those of the paper's figures."""
@@ -142,6 +143,8 @@ def write_curves(path: str | Path, curves: Sequence[Curve], *, x_label: str, y_l
         if curve.training_length is not None and curve.training_length <= max(curve.x):
             axis.axvline(curve.training_length, color=line.get_color(), linestyle=":")
     axis.set_yscale("log")
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which(LogFormatter(minor_thresholds=(2.5, 1.2)))  # 20 and 600, not powers of ten
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.legend(fontsize=8)
