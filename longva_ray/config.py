@@ -86,8 +86,8 @@ class ServeConfig:
     """How the evaluation and chat application is deployed."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. The default is not reachable from other machines; set an API key before
-    opening it."""
+    """Address to listen on. The default is not reachable from other machines; any that is needs an
+    API key."""
     port: int = 8000
     lm_replicas: int = 1
     lm_cpus: float = 1.0
@@ -100,8 +100,8 @@ class ServeConfig:
     """Prompt tokens in one forward pass while the KV cache is filled. Bounds activation and mask
     memory."""
     max_prompt_tokens: int | None = None
-    """Longest prompt accepted, visual tokens included; None leaves it to the checkpoint's own
-    limit."""
+    """Longest prompt accepted, visual tokens and the answer included; None leaves it to the
+    checkpoint's own limit."""
     max_ongoing_requests: int = 4
     """Questions that one replica works on at a time; each holds a KV cache of its own."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -19,8 +19,9 @@ from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.score import AnswerScore, score_answer
 from longva_ray.config import Dtype, GenerationSettings
 from longva_ray.lm.checkpoint import load_language_model
-from longva_ray.lm.prompt import Message, build_prompt
+from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length
 from longva_ray.lm.splice import embed_prompt
+from longva_ray.ring.cached import use_cached_attention
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,42 +47,93 @@ class AnswerEngine:
             checkpoint, dtype=getattr(torch, dtype), max_prompt_tokens=max_prompt_tokens
         )
         device: Any = "cuda" if torch.cuda.is_available() else "cpu"
-        self._lm.model.to(device)
+        use_cached_attention(self._lm.model.to(device))
         self._prefill_chunk = prefill_chunk
+        # For `check_device`, which must neither wait behind what a long prompt has queued nor need
+        # memory when prompts have taken it all.
+        self._probe = torch.ones(1, device=device)
+        self._probe_stream = torch.cuda.Stream(device) if device == "cuda" else None
         # Threads share it, and how it treats control tokens is set on it, not handed to each call.
         self._tokenizer_lock = threading.Lock()
+
+    def prompt_ids(
+        self,
+        messages: Sequence[Message],
+        visual_tokens: Sequence[int],
+        *,
+        answer_tokens: int = 1,
+    ) -> torch.Tensor:
+        """Token ids T of a question, from how many visual tokens each of its videos has: what may
+        be loaded is known before it is.
+
+        Raises ValueError when placeholders and videos do not match, or the prompt with an answer of
+        `answer_tokens` is longer than allowed."""
+        limit = self._lm.config.max_prompt_tokens
+        # First, since even the placeholders of very many videos would fill the memory.
+        check_prompt_length(sum(visual_tokens), limit)
+        with self._tokenizer_lock:
+            prompt_ids_T = build_prompt(
+                self._lm.tokenizer, messages, visual_tokens, max_prompt_tokens=limit
+            )
+        room = self._room(len(prompt_ids_T))
+        if room is not None and answer_tokens > room:
+            raise ValueError(
+                f"prompt of {len(prompt_ids_T)} tokens and answer of {answer_tokens} exceed the "
+                f"limit of {limit} for both; ask for an answer of at most {room}, give fewer "
+                "frames, or raise max_prompt_tokens"
+            )
+        return prompt_ids_T
 
     def read(self, question: Question, unwanted: threading.Event | None = None) -> Prefill:
         """Put a question into a KV cache.
 
-        Raises ValueError when placeholders and videos do not match or the prompt is longer than
-        allowed, InterruptedError once `unwanted` is set."""
-        visual_tokens = [video_FQD.flatten(0, 1) for video_FQD in question.videos]
-        with self._tokenizer_lock:
-            prompt_ids_T = build_prompt(
-                self._lm.tokenizer,
-                question.messages,
-                [len(tokens) for tokens in visual_tokens],
-                max_prompt_tokens=self._lm.config.max_prompt_tokens,
-            )
-        embeds_1TD = embed_prompt(self._lm, prompt_ids_T, visual_tokens)
+        Raises ValueError as `prompt_ids` does, InterruptedError once `unwanted` is set."""
+        lengths = [video_FQD.shape[0] * video_FQD.shape[1] for video_FQD in question.videos]
+        prompt_ids_T = self.prompt_ids(question.messages, lengths)
+        return self.read_ids(prompt_ids_T, question.videos, unwanted)
+
+    def read_ids(
+        self,
+        prompt_ids_T: torch.Tensor,
+        videos: Sequence[torch.Tensor],
+        unwanted: threading.Event | None = None,
+    ) -> Prefill:
+        """Put a question whose `prompt_ids` are known into a KV cache, with tokens FQD of each of
+        its videos.
+
+        Raises InterruptedError once `unwanted` is set."""
+        embeds_1TD = embed_prompt(self._lm, prompt_ids_T, videos)
         return prefill(self._lm.model, embeds_1TD, chunk=self._prefill_chunk, unwanted=unwanted)
 
     def stream(self, prompt: Prefill, settings: GenerationSettings) -> Generator[AnswerPiece]:
-        """Answer a question that was read, piece by piece."""
+        """Answer a question that was read, piece by piece, up to the limit of prompt and answer at
+        most."""
+        room = self._room(prompt.length)
+        if room is not None and room < settings.max_new_tokens:
+            settings = dataclasses.replace(settings, max_new_tokens=room)
         return stream_answer(self._lm.model, self._lm.tokenizer, prompt, settings)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer to be scored; it is text even where it spells a control token."""
+        with self._tokenizer_lock:
+            return self._lm.tokenizer.encode(
+                answer, add_special_tokens=False, split_special_tokens=True
+            )
 
     def score(self, prompt: Prefill, answers: Sequence[str]) -> list[AnswerScore]:
         """Teacher-forced score of each answer to a question that was read."""
-        scores = []
-        for answer in answers:
-            # An answer is text even where it spells a control token.
-            with self._tokenizer_lock:
-                answer_ids = self._lm.tokenizer.encode(
-                    answer, add_special_tokens=False, split_special_tokens=True
-                )
-            scores.append(score_answer(self._lm.model, prompt, answer_ids))
-        return scores
+        return [score_answer(self._lm.model, prompt, self.answer_ids(answer)) for answer in answers]
+
+    def check_device(self) -> None:
+        """Raises RuntimeError when the model's device takes no more work: after an assertion failed
+        in a kernel, a CUDA context never does."""
+        with torch.cuda.stream(self._probe_stream):
+            self._probe.item()
+
+    def _room(self, prompt_tokens: int) -> int | None:
+        """Tokens that an answer to a prompt that long may have; None, any number."""
+        limit = self._lm.config.max_prompt_tokens
+        return None if limit is None else limit - prompt_tokens
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""

@@ -9,7 +9,8 @@ Shapes: W words of the vocabulary.
 """
 
 import dataclasses
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Iterable
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,10 @@ from longva_ray.answer.prefill import Prefill
 from longva_ray.config import GenerationSettings
 
 FinishReason = Literal["stop", "length"]
+
+GREEDY_BELOW = 1e-4
+"""Colder sampling than this is greedy: logits divided by less can leave float32, and a lead of .01
+is already certainty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +52,10 @@ def generate_tokens(
 
     The checkpoint's own repetition penalty is applied (LongVA's is 1.05, also when greedy), over
     generated tokens only, as `model.generate` does for prompts given as embeddings. Appends to the
-    prompt's cache and crops it back at the end."""
+    prompt's cache and crops it back at the end.
+
+    Raises FloatingPointError when the model's logits are not finite, ValueError for a checkpoint
+    without an end-of-text token."""
     processors = _logits_processors(model, settings)
     ends = _end_token_ids(model)
     device = prompt.next_logits_W.device
@@ -59,8 +67,9 @@ def generate_tokens(
     try:
         for step in range(settings.max_new_tokens):
             with torch.inference_mode():
+                _check_finite(logits_W, step)
                 scores_W = processors(generated, logits_W[None])[0]
-                if settings.temperature == 0:
+                if settings.temperature < GREEDY_BELOW:
                     token = scores_W.argmax()
                 else:
                     token = torch.multinomial(scores_W.softmax(-1), 1, generator=random)[0]
@@ -88,26 +97,47 @@ def stream_answer(
 
     Text is held back while it may still change: an unfinished UTF-8 character, or the start of a
     stop string."""
-    ids: list[int] = []
-    sent = 0
-    finish_reason: FinishReason = "length"
+    held, num_tokens = "", 0
     tokens = generate_tokens(model, prompt, settings)
-    for token in tokens:
-        ids.append(token)
-        text = str(tokenizer.decode(ids, skip_special_tokens=True))
-        stop_at = _find_stop(text, settings.stop)
+    for num_tokens, text in _texts(tokenizer, tokens):
+        held += text
+        stop_at = _find_stop(held, settings.stop)
         if stop_at is not None:
             tokens.close()
-            yield AnswerPiece(text=text[sent:stop_at], num_tokens=len(ids), finish_reason="stop")
+            yield AnswerPiece(text=held[:stop_at], num_tokens=num_tokens, finish_reason="stop")
             return
-        settled = len(text) - _unsettled(text, settings.stop)
-        if settled > sent:
-            yield AnswerPiece(text=text[sent:settled], num_tokens=len(ids))
-            sent = settled
-    if len(ids) < settings.max_new_tokens:
-        finish_reason = "stop"
-    rest = str(tokenizer.decode(ids, skip_special_tokens=True))[sent:]
-    yield AnswerPiece(text=rest, num_tokens=len(ids), finish_reason=finish_reason)
+        settled = len(held) - _started_stop(held, settings.stop)
+        if settled:
+            yield AnswerPiece(text=held[:settled], num_tokens=num_tokens)
+            held = held[settled:]
+    finish_reason: FinishReason = "stop" if num_tokens < settings.max_new_tokens else "length"
+    yield AnswerPiece(text=held, num_tokens=num_tokens, finish_reason=finish_reason)
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> Generator[tuple[int, str]]:
+    """(tokens so far, text that the last of them finished), and at the end what none finished.
+
+    What a token spells depends on its neighbours alone, so only the last few are decoded again."""
+    before: list[int] = []  # the tokens of the last text, behind which `new` stands
+    new: list[int] = []
+    number, text = 0, ""
+    for number, token in enumerate(tokens, start=1):
+        new.append(token)
+        skipped = len(tokenizer.decode(before, skip_special_tokens=True))
+        text = str(tokenizer.decode(before + new, skip_special_tokens=True))[skipped:]
+        if text and not text.endswith("\ufffd"):  # else in the middle of a UTF-8 character
+            yield number, text
+            before, new, text = new, [], ""
+    yield number, text
+
+
+def _check_finite(logits_W: torch.Tensor, step: int) -> None:
+    highest = float(logits_W.max())  # NaN where any is; -inf alone may forbid a token
+    if not math.isfinite(highest):
+        raise FloatingPointError(
+            f"the highest logit for token {step} of the answer is {highest}, want a finite number; "
+            "the weights are damaged or leave this number format: load them as float32 or bfloat16"
+        )
 
 
 def _logits_processors(model: PreTrainedModel, settings: GenerationSettings) -> LogitsProcessorList:
@@ -115,7 +145,7 @@ def _logits_processors(model: PreTrainedModel, settings: GenerationSettings) -> 
     penalty = model.generation_config.repetition_penalty
     if penalty is not None and penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(penalty))
-    if settings.temperature > 0:
+    if settings.temperature >= GREEDY_BELOW:
         processors.append(TemperatureLogitsWarper(settings.temperature))
         if settings.top_p < 1:
             processors.append(TopPLogitsWarper(settings.top_p))
@@ -137,8 +167,7 @@ def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:
     return min(found, default=None)
 
 
-def _unsettled(text: str, stops: tuple[str, ...]) -> int:
-    """Characters at the end of the text that the next token may still change."""
-    unfinished = len(text) - len(text.rstrip("\ufffd"))
+def _started_stop(text: str, stops: tuple[str, ...]) -> int:
+    """Characters at the end of the text that may turn out to begin a stop string."""
     partial = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
-    return max([unfinished, *partial])
+    return max(partial, default=0)

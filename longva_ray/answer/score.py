@@ -15,6 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from longva_ray.answer.prefill import Prefill
 
+LOGITS_ROWS = 256
+"""Tokens of an answer whose logits exist at the same time; in float32 a row of Qwen2's is 0.6
+MB."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerScore:
@@ -43,19 +47,32 @@ def score_answer(model: PreTrainedModel, prompt: Prefill, answer_ids: Sequence[i
     if not answer_ids:
         raise ValueError("the answer has no tokens; score at least one")
     answer_S = torch.tensor(answer_ids, device=prompt.next_logits_W.device)
-    logits_SW = prompt.next_logits_W[None]
-    if len(answer_ids) > 1:
-        output = model(input_ids=answer_S[None, :-1], past_key_values=prompt.cache, use_cache=True)
+    scored = [_token_scores(prompt.next_logits_W[None], answer_S[:1])]
+    try:
+        for start in range(0, len(answer_ids) - 1, LOGITS_ROWS):
+            said_S = answer_S[start : start + LOGITS_ROWS + 1]
+            output = model(
+                input_ids=said_S[None, :-1], past_key_values=prompt.cache, use_cache=True
+            )
+            scored.append(_token_scores(output.logits[0], said_S[1:]))
+    finally:
         prompt.rewind()
-        logits_SW = torch.cat([logits_SW, output.logits[0].float()])
-    logprobs_S = logits_SW.log_softmax(-1).gather(1, answer_S[:, None])[:, 0]
-    predicted_S = logits_SW.argmax(-1)
+    logprobs_S, predicted_S = (torch.cat(parts) for parts in zip(*scored, strict=True))
     return AnswerScore(
         exact_match=bool((predicted_S == answer_S).all()),
         logprob=float(logprobs_S.sum()),
         token_logprobs=tuple(logprobs_S.tolist()),
         predicted_ids=tuple(predicted_S.tolist()),
     )
+
+
+def _token_scores(
+    logits_SW: torch.Tensor, targets_S: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> (log-probabilities of the targets, float32; likeliest tokens)."""
+    logits_SW = logits_SW.float()
+    logprobs_S = logits_SW.log_softmax(-1).gather(1, targets_S[:, None])[:, 0]
+    return logprobs_S, logits_SW.argmax(-1)
 
 
 def best_option(scores: Sequence[AnswerScore]) -> int:

@@ -1,8 +1,9 @@
 """The HTTP messages: OpenAI's chat completions with `video_url` parts, plus scoring and the list of
 encoded videos.
 
-Unknown fields are refused with their names instead of being ignored, except those that OpenAI
-clients send with a neutral value. The field names follow
+Unknown fields are refused with their names instead of being ignored, except for a neutral value,
+which OpenAI clients send for much that they do not want: null for any field, and what stands at the
+end of `ChatRequest`. The field names follow
 https://platform.openai.com/docs/api-reference/chat; `media_io_kwargs` is vLLM's and lmms-eval's way
 to ask for a number of frames."""
 
@@ -10,23 +11,30 @@ import time
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import HTTPException
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from longva_ray.answer.generate import FinishReason
 from longva_ray.config import GenerationSettings
 
 
-class ApiError(Exception):
+class ApiError(HTTPException):
     """An answer other than 200, in OpenAI's error shape."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         self.body = {"error": {"message": message, "type": "invalid_request_error", "code": code}}
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class TextPart(_Request):
@@ -45,8 +53,15 @@ class VideoPart(_Request):
 
 
 class ChatMessage(_Request):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[TextPart | VideoPart, Field(discriminator="type")]]
+    name: str | None = None
+    """Tells people of one role apart; the prompt has no place for it."""
+
+    @field_validator("role")
+    @classmethod
+    def _newer_name(cls, role: str) -> str:
+        return "system" if role == "developer" else role
 
 
 class VideoIo(_Request):
@@ -59,6 +74,11 @@ class MediaIo(_Request):
 
 class StreamOptions(_Request):
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class TextFormat(_Request):
+    type: Literal["text"]
 
 
 class Conversation(_Request):
@@ -72,27 +92,43 @@ class Conversation(_Request):
         return self.media_io_kwargs.video.num_frames if self.media_io_kwargs else None
 
 
+StopText = Annotated[str, Field(max_length=256)]
+"""Short, since it is looked for after every token."""
+
+
 class ChatRequest(Conversation):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    """At most four, as OpenAI has it."""
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+    # What is not done here, with the value that does not ask for it.
     n: Literal[1] = 1
     frequency_penalty: Literal[0] = 0
     presence_penalty: Literal[0] = 0
+    logit_bias: dict[str, float] = Field(default={}, max_length=0)
+    logprobs: Literal[False] = False
+    top_logprobs: Literal[0] = 0
+    response_format: TextFormat | None = None
+    store: Literal[False] = False
+    tools: list[Any] = Field(default=[], max_length=0)
+    tool_choice: Literal["none", "auto"] = "none"
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Tokens that the answer may have; the newer name of this wins over the older one."""
+        return self.max_completion_tokens or self.max_tokens
 
     def settings(self) -> GenerationSettings:
-        """Sampling settings of this request; the newer name of the token limit wins over the older
-        one."""
-        limit = self.max_completion_tokens or self.max_tokens
+        """Sampling settings of this request."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return GenerationSettings(
-            max_new_tokens=limit or GenerationSettings().max_new_tokens,
+            max_new_tokens=self.answer_tokens or GenerationSettings().max_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             stop=tuple(text for text in stop if text),

@@ -11,17 +11,19 @@ file as `import_path: longva_ray.serving.app:build_app` with the fields of `AppA
 """
 
 import asyncio
-import hmac
+import dataclasses
 import json
 import logging
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, cast
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlencode, urlparse
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.exceptions import RayTaskError
@@ -30,7 +32,9 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.config import EncodeConfig, ServeConfig
+from longva_ray.filesystem import is_uri
 from longva_ray.lm.prompt import Message
+from longva_ray.recipes import RECIPES, get_recipe
 from longva_ray.serving.api import (
     ApiError,
     ChatRequest,
@@ -41,6 +45,7 @@ from longva_ray.serving.api import (
     TextPart,
     usage,
 )
+from longva_ray.serving.gate import Gate
 from longva_ray.serving.media import MediaLibrary
 from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
 from longva_ray.shards.schema import EncodingSpec, ShardError
@@ -49,8 +54,21 @@ from longva_ray.shards.workers import describe_encoder
 
 logger = logging.getLogger(__name__)
 
-routes = FastAPI(title="longva_ray", description="Questions about very long videos.")
-BearerToken = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+SHOWN_URI_OPTIONS = ("scheme", "region", "endpoint_override")
+
+
+def _key() -> str | None:
+    """The key of the server in whose replica this runs."""
+    return cast("Api", serve.get_replica_context().servable_object).api_key
+
+
+routes = FastAPI(
+    title="longva_ray",
+    description="Questions about very long videos.",
+    # Tells readers of /docs that there is a key, and where to put it; `Gate` asks for it.
+    dependencies=[Depends(HTTPBearer(auto_error=False))],
+)
+routes.add_middleware(Gate, key=_key)
 
 
 class AppArgs(BaseModel):
@@ -71,7 +89,7 @@ class AppArgs(BaseModel):
 
 @routes.exception_handler(ApiError)
 async def _api_error(_: Request, error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body, error.status)
+    return JSONResponse(error.body, error.status_code)
 
 
 @routes.exception_handler(RequestValidationError)
@@ -137,6 +155,27 @@ def build_app(args: AppArgs) -> serve.Application:
     return api.bind(args, spec, language_model, encoder)
 
 
+def encode_command(args: AppArgs) -> str:
+    """What encodes a video as this server reads it, to be typed into a shell. Clients get to read
+    it, so credentials in the store's URI are left out, and options that may be some."""
+    recipe = get_recipe(args.model_name if args.model_name in RECIPES else "tiny")
+    options: dict[str, Any] = {"videos": "FILE", "store": args.store, "recipe": recipe.name}
+    if is_uri(args.store):
+        place = urlparse(args.store)
+        shown = [pair for pair in parse_qsl(place.query) if pair[0] in SHOWN_URI_OPTIONS]
+        options["store"] = place._replace(
+            netloc=place.netloc.rpartition("@")[2], query=urlencode(shown)
+        ).geturl()
+    if args.checkpoint != recipe.checkpoint:
+        options["model"] = args.checkpoint
+    for field in dataclasses.fields(EncodingSpec):
+        value = getattr(args.encode, field.name, None)
+        if value != getattr(recipe.encode, field.name, None):
+            options[f"encode.{field.name.replace('_', '-')}"] = value
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "jobs/encode_videos.py", *words])
+
+
 def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
     """`serve.deployment` without its decorator form, which hides the result's type."""
     return cast(serve.Deployment, serve.deployment(replica))
@@ -180,10 +219,12 @@ class Api:
         encoder: DeploymentHandle[Any],
     ) -> None:
         self._model_name = args.model_name
-        self._library = MediaLibrary(ShardStore(args.store), spec, args.allowed_roots)
+        self._library = MediaLibrary(
+            ShardStore(args.store), spec, args.allowed_roots, encode_command(args)
+        )
         self._language_model = language_model
         self._encoder = encoder
-        self._api_key = args.api_key
+        self.api_key = args.api_key
         self._started = int(time.time())
 
     @routes.get("/health")
@@ -193,9 +234,8 @@ class Api:
         return {"status": "ok"}
 
     @routes.get("/v1/models")
-    async def models(self, token: BearerToken) -> dict[str, Any]:
+    async def models(self) -> dict[str, Any]:
         """The one model behind this server."""
-        self._authorise(token)
         model = {
             "id": self._model_name,
             "object": "model",
@@ -205,22 +245,18 @@ class Api:
         return {"object": "list", "data": [model]}
 
     @routes.get("/v1/videos")
-    async def videos(self, token: BearerToken) -> dict[str, Any]:
+    async def videos(self) -> dict[str, Any]:
         """Every encoded video that this model can be asked about."""
-        self._authorise(token)
         return {"object": "list", "data": await asyncio.to_thread(self._library.listing)}
 
     @routes.post("/v1/chat/completions", response_model=None)
-    async def chat(
-        self, request: ChatRequest, token: BearerToken
-    ) -> dict[str, Any] | StreamingResponse:
+    async def chat(self, request: ChatRequest) -> dict[str, Any] | StreamingResponse:
         """An answer in OpenAI's shape; server-sent events if `stream` is set."""
-        self._authorise(token)
         messages, videos = await self._understand(request)
         pieces = cast(
             "DeploymentResponseGenerator[tuple[int, AnswerPiece]]",
             self._language_model.options(stream=True).chat.remote(
-                messages, videos, request.settings()
+                messages, videos, request.settings(), request.answer_tokens or 1
             ),
         )
         body = CompletionBody(self._model_name)
@@ -237,21 +273,11 @@ class Api:
         return body.whole(text, piece.finish_reason, usage(prompt_tokens, piece.num_tokens))
 
     @routes.post("/v1/score")
-    async def score(self, request: ScoreRequest, token: BearerToken) -> dict[str, Any]:
+    async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Scores of every answer, and the index of the likeliest by mean log-probability."""
-        self._authorise(token)
         messages, videos = await self._understand(request)
         scored = await self._language_model.score.remote(messages, videos, request.answers)
         return {"object": "score", "model": self._model_name} | scored
-
-    def _authorise(self, token: HTTPAuthorizationCredentials | None) -> None:
-        given = token.credentials if token else ""
-        if self._api_key is not None and not hmac.compare_digest(
-            given.encode(), self._api_key.encode()
-        ):
-            raise ApiError(
-                401, "invalid_api_key", "send this server's API key as `Authorization: Bearer KEY`"
-            )
 
     async def _understand(self, request: Conversation) -> tuple[list[Message], list[VideoRef]]:
         """Split a request into the language model's messages and the videos they mention, encoding

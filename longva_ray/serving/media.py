@@ -20,11 +20,17 @@ class MediaLibrary:
     """The videos a server can talk about: those in the store, and files below the allowed roots."""
 
     def __init__(
-        self, store: ShardStore, spec: EncodingSpec, allowed_roots: Sequence[str | Path]
+        self,
+        store: ShardStore,
+        spec: EncodingSpec,
+        allowed_roots: Sequence[str | Path],
+        encode_command: str,
     ) -> None:
+        """`encode_command` is what a client is told who names a video that is not encoded."""
         self._store = store
         self._spec = spec
         self._allowed_roots = [Path(root).resolve() for root in allowed_roots]
+        self._encode_command = encode_command
         self._hashes: dict[tuple[str, int, int], str] = {}
 
     def encoded_id(self, url: str) -> str:
@@ -37,9 +43,7 @@ class MediaLibrary:
                 404,
                 "video_not_encoded",
                 f"video {url} is not encoded with {self._spec.sampling} sampling for this model; "
-                "encode it with `python jobs/encode_videos.py --videos FILE --store "
-                f"{self._store.root} --encode.sampling {self._spec.sampling}`; GET /v1/videos "
-                "lists what there is",
+                f"encode it with `{self._encode_command}`; GET /v1/videos lists what there is",
             )
         return url
 

@@ -7,20 +7,20 @@ and the replica's event loop stays free for health checks and cancellation."""
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from longva_ray.answer.engine import AnswerEngine, Question
+from longva_ray.answer.engine import AnswerEngine
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.answer.prefill import Prefill
 from longva_ray.answer.score import best_option
 from longva_ray.config import EncodeConfig, GenerationSettings, ServeConfig
 from longva_ray.lm.prompt import Message
 from longva_ray.shards.schema import EncodingSpec
-from longva_ray.shards.store import ShardStore
+from longva_ray.shards.store import EncodedVideo, ShardStore
 from longva_ray.shards.workers import EncodeFrames, encode_one_video
 
 T = TypeVar("T")
@@ -64,11 +64,22 @@ class LanguageModel:
             max_prompt_tokens=config.max_prompt_tokens,
         )
 
+    def check_health(self) -> None:
+        """Serve calls this every ten seconds and replaces the replica when it keeps failing."""
+        self._engine.check_device()
+
     async def chat(
-        self, messages: Sequence[Message], videos: Sequence[VideoRef], settings: GenerationSettings
+        self,
+        messages: Sequence[Message],
+        videos: Sequence[VideoRef],
+        settings: GenerationSettings,
+        answer_tokens: int,
     ) -> AsyncIterator[tuple[int, AnswerPiece]]:
-        """Stream (prompt length in tokens, next piece of the answer)."""
-        prompt = await self._read(messages, videos)
+        """Stream (prompt length in tokens, next piece of the answer).
+
+        Raises ValueError when the prompt and an answer of `answer_tokens` are longer than allowed;
+        an answer that may be longer than that ends at the limit."""
+        prompt = await self._read(messages, videos, answer_tokens)
         pieces = self._engine.stream(prompt, settings)
         try:
             while (piece := await _in_thread(next, pieces, None)) is not None:
@@ -79,8 +90,11 @@ class LanguageModel:
     async def score(
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
     ) -> dict[str, Any]:
-        """Teacher-forced scores of the answers and the index of the likeliest, ready for JSON."""
-        prompt = await self._read(messages, videos)
+        """Teacher-forced scores of the answers and the index of the likeliest, ready for JSON.
+
+        Raises ValueError when the prompt and the longest answer are longer than allowed."""
+        answer_ids = await _in_thread(lambda: [*map(self._engine.answer_ids, answers)])
+        prompt = await self._read(messages, videos, max(map(len, answer_ids)))
         scores = await _in_thread(self._engine.score, prompt, answers)
         described = [
             {
@@ -95,21 +109,36 @@ class LanguageModel:
         ]
         return {"scores": described, "best": best_option(scores)}
 
-    async def _read(self, messages: Sequence[Message], videos: Sequence[VideoRef]) -> Prefill:
+    async def _read(
+        self, messages: Sequence[Message], videos: Sequence[VideoRef], answer_tokens: int
+    ) -> Prefill:
         """Minutes of work for the longest videos, so it ends early when the client hangs up."""
         unwanted = threading.Event()
 
         def read() -> Prefill:
-            tokens = [self._tokens(video) for video in videos]
-            return self._engine.read(Question(messages=messages, videos=tokens), unwanted)
+            ids = {video.video_id for video in videos}
+            opened = {video_id: self._store.open(video_id, self._spec) for video_id in ids}
+            prompt_ids_T = self._engine.prompt_ids(
+                messages,
+                [_num_frames(ref, opened) * self._spec.tokens_per_frame for ref in videos],
+                answer_tokens=answer_tokens,
+            )
+            tokens = [_tokens(ref, opened) for ref in videos]
+            return self._engine.read_ids(prompt_ids_T, tokens, unwanted)
 
         return await _in_thread(read, unwanted=unwanted)
 
-    def _tokens(self, ref: VideoRef) -> torch.Tensor:
-        video = self._store.open(ref.video_id, self._spec)
-        if ref.num_frames is None or ref.num_frames >= video.num_frames:
-            return video.tokens()
-        return video.tokens(np.linspace(0, video.num_frames - 1, ref.num_frames, dtype=int))
+
+def _num_frames(ref: VideoRef, opened: Mapping[str, EncodedVideo]) -> int:
+    there = opened[ref.video_id].num_frames
+    return min(ref.num_frames or there, there)
+
+
+def _tokens(ref: VideoRef, opened: Mapping[str, EncodedVideo]) -> torch.Tensor:
+    """Tokens FQD of the frames that a question reads, spread evenly over those of the video."""
+    video = opened[ref.video_id]
+    rows_F = np.linspace(0, video.num_frames - 1, _num_frames(ref, opened), dtype=int)
+    return video.tokens(rows_F)
 
 
 class VideoEncoder:

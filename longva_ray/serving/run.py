@@ -2,6 +2,7 @@
 `jobs/serve.py` share."""
 
 import dataclasses
+import ipaddress
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import threading
 
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 
 from longva_ray.config import EncodeConfig, ServeConfig
 from longva_ray.options import absolute, find_checkpoint
@@ -38,7 +40,8 @@ class ServeOptions:
     def app_args(self) -> AppArgs:
         """What the application has to be told, with every path resolved.
 
-        Raises ValueError for settings that only the batch job follows."""
+        Raises ValueError for settings that only the batch job follows, and for an address that
+        other machines reach without a key."""
         usual = get_recipe(self.recipe).encode
         for name in ("decode_cpus", "encoder_gpus", "max_encoders"):
             if getattr(self.encode, name) != getattr(usual, name):
@@ -52,26 +55,39 @@ class ServeOptions:
             checkpoint=find_checkpoint(self.model, self.recipe),
             store=absolute(self.store),
             allowed_roots=tuple(absolute(root) for root in self.allowed_roots),
-            api_key=_api_key(),
+            api_key=_api_key(self.serve.host),
             encode=self.encode,
             serve=self.serve,
         )
 
 
-def _api_key() -> str | None:
+def _api_key(host: str) -> str | None:
     key = os.environ.get("LONGVA_API_KEY")
     if key == "":
         raise ValueError(
             "$LONGVA_API_KEY is empty, which protects nothing; set it to a secret, or unset it to "
-            "serve everybody who reaches the port"
+            "serve everybody on this machine"
+        )
+    if key is None and not _is_loopback(host):
+        raise ValueError(
+            f"--serve.host {host} lets other machines in, and $LONGVA_API_KEY is not set; set it "
+            "to a secret, or listen on 127.0.0.1"
         )
     return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def deploy(args: AppArgs) -> str:
     """Deploy, wait until every replica is ready, and return the base URL.
 
-    Raises ValueError when the cluster serves the application already."""
+    Raises ValueError when the cluster serves the application already, or listens elsewhere for
+    another one."""
     app = build_app(args)
     http = HTTPOptions(host=args.serve.host, port=args.serve.port)
     serve.start(http_options=http, logging_config={"log_level": args.serve.log_level})
@@ -79,6 +95,16 @@ def deploy(args: AppArgs) -> str:
         raise ValueError(
             "this cluster serves longva_ray already; stop that server (Ctrl-C or `ray job stop`), "
             "or take it down with `serve shutdown` if its process is gone"
+        )
+    # Ray Serve listens at one address, that of who came first; `start` only warns of another.
+    client = _get_global_client()
+    assert client is not None, "it was started above"
+    running = client.http_config
+    if (running.host, running.port) != (http.host, http.port):
+        raise ValueError(
+            f"Ray Serve of this cluster listens on {running.host}:{running.port} already, not on "
+            f"{http.host}:{http.port}; give --serve.host {running.host} --serve.port "
+            f"{running.port}, or run `serve shutdown` first, which ends all that it serves"
         )
     try:
         serve.run(app, name=APPLICATION, route_prefix="/")

@@ -1,16 +1,21 @@
 """Streaming generation against transformers' own `generate`, and what it does at the edges of an
 answer."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 from byte_tokenizer import byte_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from longva_ray.answer.generate import generate_tokens, stream_answer
+from longva_ray.answer.generate import _texts, generate_tokens, stream_answer
 from longva_ray.answer.prefill import prefill
 from longva_ray.config import GenerationSettings
+
+TOKENIZER = byte_tokenizer()
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.05, 2.0])
@@ -52,6 +57,32 @@ def test_a_seed_makes_sampling_repeatable(
 
     assert sample(1) == sample(1)
     assert len({tuple(sample(seed)) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-5])
+def test_a_temperature_that_no_logit_can_be_divided_by_is_greedy(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor, temperature: float
+) -> None:
+    prompt = prefill(language_model, prompt_1TD, chunk=16)
+    greedy = GenerationSettings(max_new_tokens=8)
+    cold = GenerationSettings(max_new_tokens=8, temperature=temperature, top_p=0.9)
+    assert [*generate_tokens(language_model, prompt, cold)] == [
+        *generate_tokens(language_model, prompt, greedy)
+    ]
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_an_error(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor, logit: float, temperature: float
+) -> None:
+    prompt = prefill(language_model, prompt_1TD, chunk=16)
+    broken_W = prompt.next_logits_W.clone()
+    broken_W[5] = logit
+    prompt = dataclasses.replace(prompt, next_logits_W=broken_W)
+    settings = GenerationSettings(temperature=temperature)
+    with pytest.raises(FloatingPointError, match=f"is {logit}"):
+        next(generate_tokens(language_model, prompt, settings))
 
 
 def test_a_checkpoint_that_can_never_end_is_an_error(
@@ -96,7 +127,7 @@ def streamed(
     prompt = prefill(language_model, prompt_1TD, chunk=64)
     object.__setattr__(prompt, "next_logits_W", scripted.first_logits())
     pieces = list(
-        stream_answer(scripted, byte_tokenizer(), prompt, GenerationSettings(**settings))  # type: ignore[arg-type]
+        stream_answer(scripted, TOKENIZER, prompt, GenerationSettings(**settings))  # type: ignore[arg-type]
     )
     assert all(piece.finish_reason is None for piece in pieces[:-1])
     last = pieces[-1]
@@ -135,6 +166,37 @@ def test_the_token_limit_is_told_from_an_ending(
 ) -> None:
     pieces, reason, tokens = streamed(language_model, prompt_1TD, b"abcdef", max_new_tokens=4)
     assert ("".join(pieces), reason, tokens) == ("abcd", "length", 4)
+
+
+def test_a_character_cut_off_by_the_limit_is_not_dropped(
+    language_model: PreTrainedModel, prompt_1TD: torch.Tensor
+) -> None:
+    said = "a\u4e16".encode()
+    pieces, reason, tokens = streamed(language_model, prompt_1TD, said, max_new_tokens=3)
+    assert ("".join(pieces), reason, tokens) == ("a\ufffd", "length", 3)
+
+
+@given(st.binary(max_size=40))
+def test_text_of_one_token_after_another_equals_that_of_all(said: bytes) -> None:
+    """Any bytes: characters of every length, and what is none."""
+    texts = [*_texts(TOKENIZER, said)]
+    assert "".join(text for _, text in texts) == TOKENIZER.decode(list(said))
+    assert texts[-1][0] == len(said)
+
+
+def test_a_long_answer_is_not_decoded_again_for_every_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decode, sizes = TOKENIZER.decode, []
+
+    def watched(ids: list[int], **options: bool) -> str:
+        sizes.append(len(ids))
+        return str(decode(ids, **options))
+
+    monkeypatch.setattr(TOKENIZER, "decode", watched)
+    said = "long \u4e16\u754c " * 50
+    assert "".join(text for _, text in _texts(TOKENIZER, said.encode())) == said
+    assert max(sizes) == 6, "two characters of three bytes"
 
 
 def test_an_empty_answer_still_ends(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from longva_ray.answer import score
 from longva_ray.answer.prefill import prefill
 from longva_ray.answer.score import best_option, score_answer
 
@@ -64,12 +65,36 @@ def plain_logprobs(
 def test_score_equals_a_plain_forward_pass(
     language_model: PreTrainedModel, prompt_1TD: torch.Tensor, answer: list[int]
 ) -> None:
-    score = score_answer(language_model, prefill(language_model, prompt_1TD, chunk=8), answer)
+    scored = score_answer(language_model, prefill(language_model, prompt_1TD, chunk=8), answer)
     reference_SW = plain_logprobs(language_model, prompt_1TD, answer)
     expected = reference_SW[torch.arange(len(answer)), torch.tensor(answer)]
-    torch.testing.assert_close(torch.tensor(score.token_logprobs), expected, **TOLERANCE)
-    assert score.logprob == pytest.approx(float(expected.sum()), abs=1e-4)
-    assert score.predicted_ids == tuple(reference_SW.argmax(-1).tolist())
+    torch.testing.assert_close(torch.tensor(scored.token_logprobs), expected, **TOLERANCE)
+    assert scored.logprob == pytest.approx(float(expected.sum()), abs=1e-4)
+    assert scored.predicted_ids == tuple(reference_SW.argmax(-1).tolist())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_a_long_answer_is_scored_in_chunks_that_change_nothing(
+    language_model: PreTrainedModel,
+    prompt_1TD: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+) -> None:
+    prompt = prefill(language_model, prompt_1TD, chunk=64)
+    answer = [3, 3, 3, 60, 2, 95]
+    whole = score_answer(language_model, prompt, answer)
+    monkeypatch.setattr(score, "LOGITS_ROWS", rows)
+    head, computed = language_model.get_output_embeddings(), []
+    hook = head.register_forward_hook(lambda *call: computed.append(call[-1].shape[1]))
+    chunked = score_answer(language_model, prompt, answer)
+    hook.remove()
+    torch.testing.assert_close(
+        torch.tensor(chunked.token_logprobs), torch.tensor(whole.token_logprobs), **TOLERANCE
+    )
+    assert chunked.predicted_ids == whole.predicted_ids
+    assert max(computed) == rows
+    assert sum(computed) == len(answer) - 1
+    assert prompt.cache.get_seq_length() == prompt.length
 
 
 def test_the_likeliest_tokens_match_exactly_and_any_other_answer_does_not(

@@ -1,0 +1,67 @@
+"""What is looked at before a request's body is read.
+
+FastAPI reads the whole body, however long, before it runs anything of ours for that request. So the
+key and the length of the body are checked in front of it.
+"""
+
+import hmac
+from collections.abc import Callable
+
+from fastapi.responses import JSONResponse
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from longva_ray.serving.api import ApiError
+
+MAX_BODY_BYTES = 8 * 2**20
+"""Several times the text of the longest prompt; videos are named in a body and not sent."""
+
+OPEN_PATHS = ("/health", "/docs", "/redoc", "/openapi.json")
+"""What everybody may ask for: a browser and a load balancer have no key."""
+
+
+class Gate:
+    """ASGI middleware: 401 without the server's key, 413 for a body beyond `MAX_BODY_BYTES`."""
+
+    def __init__(self, app: ASGIApp, key: Callable[[], str | None]) -> None:
+        """`key` gives the server's key, None if it has none; it is asked at every request."""
+        self._app = app
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path not in OPEN_PATHS and not self._may_enter(Headers(scope=scope)):
+            error = ApiError(
+                401, "invalid_api_key", "send this server's API key as `Authorization: Bearer KEY`"
+            )
+            await JSONResponse(error.body, error.status_code)(scope, receive, send)
+            return
+        size = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                raise ApiError(
+                    413,
+                    "body_too_long",
+                    f"the body has {size} bytes or more, this server reads {MAX_BODY_BYTES}; send "
+                    "less text, and name videos instead of sending them",
+                )
+            return message
+
+        await self._app(scope, receive_bounded, send)
+
+    def _may_enter(self, headers: Headers) -> bool:
+        key = self._key()
+        scheme, given = get_authorization_scheme_param(headers.get("authorization"))
+        return key is None or (
+            scheme.lower() == "bearer"
+            # Headers are decoded as Latin-1, whatever their bytes are.
+            and hmac.compare_digest(given.encode("latin-1"), key.encode())
+        )
