@@ -154,14 +154,6 @@ def test_a_killed_worker_leaves_no_trace(world: Path, undisturbed: dict[int, flo
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_a_run_goes_on_under_its_name(world: Path, undisturbed: dict[int, float]) -> None:
-    first = run(world, "continued", offloaded(steps=4))
-    assert first.status == "finished", first.message
-    second = run(world, "continued", offloaded())
-    assert second.status == "finished", second.message
-    assert losses(world, "continued") == undisturbed
-
-
 def test_a_run_that_diverges_names_the_last_good_checkpoint(world: Path, ray_cluster: str) -> None:
     outcome = run(world, "diverged", settings(steps=20, learning_rate=1e15, checkpoint_every=1))
     assert outcome.status == "diverged"
