@@ -174,7 +174,7 @@ def choose_kernel(device_type: str, name: KernelName | None = None) -> Kernel:
     Raises ValueError for a device without a kernel, or a named kernel that this machine cannot run.
     """
     kernel = _cpu_kernel(name) if device_type == "cpu" else _cuda_kernel(device_type, name)
-    logger.info("ring attention on %s: block kernel %s", device_type, kernel.name)
+    logger.info("attention on %s: block kernel %s", device_type, kernel.name)
     return kernel
 
 
