@@ -215,7 +215,7 @@ def test_kernel_is_chosen_once_and_logged(caplog: pytest.LogCaptureFixture) -> N
         kernel = choose_kernel("cpu")
         assert choose_kernel("cpu") is kernel
     assert [r.message for r in caplog.records] == [
-        "ring attention on cpu: block kernel aten (CPU flash)"
+        "attention on cpu: block kernel aten (CPU flash)"
     ]
 
 
