@@ -150,6 +150,11 @@ def _work(
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(str(error.cause)) from error
+            if isinstance(error.cause, torch.OutOfMemoryError):
+                raise ValueError(
+                    f"a worker's GPU is full ({error.cause}); lower prefill_chunk, spread each "
+                    "prompt over more GPUs by ring_size, or leave out the longest ones"
+                ) from error
             raise
         else:
             if lane.running:

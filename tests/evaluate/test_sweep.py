@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 import torch.distributed as dist
 from PIL import Image
 
@@ -109,6 +110,8 @@ class Flaky:
             dist.barrier(self._group)
         if -1 in numbers:
             raise ValueError("minus one is no number")
+        if -2 in numbers:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         return {str(number): {"double": 2 * number} for number in numbers}
 
 
@@ -166,6 +169,8 @@ def test_a_users_mistake_in_a_worker_is_told_as_such(
     with pytest.raises(ValueError, match="minus one is no number"):
         sweep("flaky", [[1], [-1]], str, flaky, arguments, config=CONFIG, ledger=ledger)
     assert "1" in ledger
+    with pytest.raises(ValueError, match=r"GPU is full \(CUDA out of memory\.\); lower prefill_ch"):
+        sweep("flaky", [[-2]], str, flaky, arguments, config=CONFIG, ledger=ledger)
 
 
 def test_what_the_ledger_has_is_not_done_again(
