@@ -150,7 +150,8 @@ class TextDataConfig:
     part_tokens: int = 2**24
     """Tokens of one file of shards: the unit of packing and resuming; 64 MiB."""
     group_bytes: int = 16 * 2**20
-    """Small files are read together until they reach this size: the unit of tokenising."""
+    """Small files are read together until they reach this size, and larger ones of plain JSON lines
+    in parts of it: the unit of tokenising."""
     task_cpus: float = 1.0
     """CPUs that Ray reserves for one task."""
     max_tasks: int | None = None

@@ -10,6 +10,7 @@ the order that its state.json gives; the package itself is not needed. What the 
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
@@ -33,6 +34,9 @@ _KINDS: dict[str, Kind] = {
 }
 
 
+_READ_BYTES = 2**20
+
+
 class TextError(ValueError):
     """Text cannot be read: where, and why."""
 
@@ -50,6 +54,16 @@ class SourceFile:
     kind: Kind
     num_bytes: int
     mtime_ns: int
+    span: tuple[int, int] | None = None
+    """Of a part of a file, the bytes [start, stop) in which its records begin."""
+
+    def parts(self, num_bytes: int) -> list["SourceFile"]:
+        """The file in parts of at most so many bytes, if its records can be found from any byte,
+        which is so for plain JSON lines; else itself."""
+        if self.num_bytes <= num_bytes or not self.path.lower().endswith(".jsonl"):
+            return [self]
+        starts = range(0, self.num_bytes, num_bytes)
+        return [dataclasses.replace(self, span=(start, start + num_bytes)) for start in starts]
 
 
 def find_files(places: Sequence[str]) -> list[SourceFile]:
@@ -173,7 +187,9 @@ def open_source(file: SourceFile) -> Iterator[pa.NativeFile]:
     filesystem, _ = resolve(file.place)
     with _delivering(file.path):
         raw = filesystem.open_input_file(file.path)
-    with raw, pa.PythonFile(_Delivery(raw, file.path), mode="r") as source:
+    # An object store is asked for this much at a time, however little a decoder reads.
+    delivery = io.BufferedReader(_Delivery(raw, file.path), buffer_size=_READ_BYTES)
+    with raw, pa.PythonFile(delivery, mode="r") as source:
         yield source
 
 
@@ -187,26 +203,28 @@ def _delivering(path: str) -> Iterator[None]:
         ) from error
 
 
-class _Delivery:
+class _Delivery(io.RawIOBase):
     """The bytes of a file, whose failure to arrive is another error than that of a decoder which
     finds no sense in them: Arrow has OSError for both."""
-
-    closed = False
 
     def __init__(self, raw: pa.NativeFile, path: str) -> None:
         self._raw = raw
         self._path = path
 
-    def read(self, num_bytes: int) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         with _delivering(self._path):
-            content: bytes = self._raw.read(num_bytes)
-        return content
+            content = self._raw.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def seek(self, position: int, whence: int = 0) -> int:
         return int(self._raw.seek(position, whence))
 
     def tell(self) -> int:
         return int(self._raw.tell())
-
-    def close(self) -> None:
-        self.closed = True

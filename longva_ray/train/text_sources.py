@@ -71,21 +71,47 @@ _Located = tuple[str, Any]
 def _read_jsonl(
     source: pa.NativeFile, file: SourceFile, config: TextDataConfig
 ) -> Iterator[_Located]:
-    number = 0
+    number = first = 0
     try:
+        if file.span is not None:
+            first = _seek_line(source, file.span[0])
+        begins = first
         codec = _CODECS.get(PurePosixPath(file.path.lower()).suffix)
         stream = source if codec is None else pa.CompressedInputStream(source, codec)
         for number, line in enumerate(_lines(stream), start=1):
+            if file.span is not None and begins >= file.span[1]:
+                break
+            begins += len(line) + 1
             if not line.strip():
                 continue
-            where = f"{file.path}, line {number}"
+            where = f"{file.path}, line {number}{_from(first)}"
             try:
                 yield where, json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 yield where, BadRecord(f"{where}: no JSON ({error}): {_shown(line)}")
     except OSError as error:
-        where = f"{file.path}, after line {number}"
+        where = f"{file.path}, after line {number}{_from(first)}"
         yield where, BadRecord(f"{where}: the rest of the file cannot be read ({error})")
+
+
+def _seek_line(source: pa.NativeFile, start: int) -> int:
+    """Go to the first line that begins at byte `start` or behind it; where that is."""
+    if start == 0:
+        return 0
+    position = start - 1  # a line that begins at `start` has its predecessor's end before it
+    source.seek(position)
+    while chunk := source.read(_CHUNK_BYTES):
+        end = chunk.find(b"\n")
+        if end >= 0:
+            source.seek(position + end + 1)
+            return position + end + 1
+        position += len(chunk)
+    return position
+
+
+def _from(byte: int) -> str:
+    """Where the lines of a part of a file are counted from."""
+    return f" from byte {byte}" if byte else ""
 
 
 def _lines(stream: pa.NativeFile) -> Iterator[bytes]:

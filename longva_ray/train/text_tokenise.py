@@ -34,6 +34,8 @@ from longva_ray.train.text_sources import BadRecord, Document, read_documents
 from longva_ray.train.token_shards import INCOMING, mark_read_only, write_atomically
 
 TOKEN_DTYPE = np.dtype("<i4")
+MIN_PART_BYTES = 2**20
+"""Of a large file; less is not worth a task."""
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 2**21
 _KEPT_MESSAGES = 20
@@ -118,15 +120,17 @@ def resolve_separator(tokenizer: PreTrainedTokenizerBase, name: str) -> Separato
 
 
 def group_files(files: Sequence[SourceFile], group_bytes: int) -> list[tuple[SourceFile, ...]]:
-    """Consecutive files together, each group as long as it stays within `group_bytes`."""
+    """Consecutive files together, each group as long as it stays within `group_bytes`; each part of
+    a larger file of JSON lines by itself."""
     groups: list[list[SourceFile]] = []
     size = 0
-    for file in files:
-        if not groups or size + file.num_bytes > group_bytes:
+    for part in (part for file in files for part in file.parts(max(group_bytes, MIN_PART_BYTES))):
+        start, stop = part.span or (0, part.num_bytes)
+        if not groups or size + stop - start > group_bytes:
             groups.append([])
             size = 0
-        groups[-1].append(file)
-        size += file.num_bytes
+        groups[-1].append(part)
+        size += stop - start
     return [tuple(group) for group in groups]
 
 

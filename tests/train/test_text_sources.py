@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,3 +268,34 @@ def test_a_lost_connection_is_no_damage(
     monkeypatch.setattr(text_files, "resolve", lambda place: (store, file.path))
     with pytest.raises(TextError, match=r"cannot be fetched \(connection reset by peer\); run ag"):
         list(read_documents(file, CONFIG))
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 64, 65, 1000, 2**16, 10**6])
+def test_parts_of_a_file_hold_every_line_once(tmp_path: Path, size: int) -> None:
+    lines = [json.dumps(each) for each in RECORDS[:50]]
+    lines[7] = json.dumps(RECORDS[7] | {"pad": "x" * 3000})
+    for name, content in (("a", "\n".join(lines)), ("b", "\n\n".join(lines) + "\n")):
+        (tmp_path / f"{name}.jsonl").write_text(content)
+        (file,) = find_files([str(tmp_path / f"{name}.jsonl")])
+        parts = file.parts(size)
+        assert len(parts) == -(-file.num_bytes // size)
+        assert [each for part in parts for each in read_documents(part, CONFIG)] == DOCUMENTS[:50]
+
+
+def test_a_bad_line_of_a_part_is_found_from_its_first_byte(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(JSONL + b"no JSON\n")
+    (file,) = find_files([str(tmp_path / "a.jsonl")])
+    *_, last = file.parts(10_000)
+    *_, bad = read_documents(last, CONFIG)
+    assert isinstance(bad, BadRecord)
+    line, byte = re.search(r"line (\d+) from byte (\d+)", bad.message).groups()  # type: ignore[union-attr]
+    rest = (tmp_path / "a.jsonl").read_bytes()[int(byte) :]
+    assert rest.split(b"\n")[int(line) - 1] == b"no JSON"
+
+
+def test_only_plain_lines_are_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(JSONL))
+    (tmp_path / "a.txt").write_bytes(JSONL)
+    for name in ("a.jsonl.gz", "a.txt"):
+        (file,) = find_files([str(tmp_path / name)])
+        assert file.parts(100) == [file]
