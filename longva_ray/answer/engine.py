@@ -120,9 +120,10 @@ class AnswerEngine:
                 answer, add_special_tokens=False, split_special_tokens=True
             )
 
-    def score(self, prompt: Prefill, answers: Sequence[str]) -> list[AnswerScore]:
-        """Teacher-forced score of each answer to a question that was read."""
-        return [score_answer(self._lm.model, prompt, self.answer_ids(answer)) for answer in answers]
+    def score(self, prompt: Prefill, answers: Sequence[Sequence[int]]) -> list[AnswerScore]:
+        """Teacher-forced score of each answer, given by its `answer_ids`, to a question that was
+        read."""
+        return [score_answer(self._lm.model, prompt, answer_ids) for answer_ids in answers]
 
     def check_device(self) -> None:
         """Raises RuntimeError when the model's device takes no more work: after an assertion failed

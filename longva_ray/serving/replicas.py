@@ -95,7 +95,7 @@ class LanguageModel:
         Raises ValueError when the prompt and the longest answer are longer than allowed."""
         answer_ids = await _in_thread(lambda: [*map(self._engine.answer_ids, answers)])
         prompt = await self._read(messages, videos, max(map(len, answer_ids)))
-        scores = await _in_thread(self._engine.score, prompt, answers)
+        scores = await _in_thread(self._engine.score, prompt, answer_ids)
         described = [
             {
                 "answer": answer,

@@ -229,7 +229,7 @@ class TokenShards:
                 f"{path} has {info.size} bytes instead of {expected}: it was cut short or "
                 f"replaced; {_AGAIN}"
             )
-        reader = _open_ipc(self._filesystem, path)
+        reader = open_ipc(self._filesystem, path)
         if reader.schema.metadata[_KEY].decode() != self.metadata.content_key:
             raise TokenShardError(f"{path} comes from another run than its manifest; {_AGAIN}")
         return reader
@@ -316,7 +316,7 @@ class TokenShardWriter:
         if info.type != pyarrow.fs.FileType.File:
             return None
         try:
-            reader = _open_ipc(self._filesystem, path)
+            reader = open_ipc(self._filesystem, path)
             if not reader.schema.equals(self._schema, check_metadata=True):
                 return None
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
@@ -352,6 +352,7 @@ def write_atomically(
     filesystem.move(temporary, f"{root}/{name}")
 
 
-def _open_ipc(filesystem: pyarrow.fs.FileSystem, path: str) -> pa.ipc.RecordBatchFileReader:
+def open_ipc(filesystem: pyarrow.fs.FileSystem, path: str) -> pa.ipc.RecordBatchFileReader:
+    """A file of record batches: mapped from a local disk, else fetched batch by batch."""
     is_local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
     return pa.ipc.open_file(pa.memory_map(path) if is_local else filesystem.open_input_file(path))

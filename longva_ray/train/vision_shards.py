@@ -38,6 +38,7 @@ from longva_ray.config import from_dict
 from longva_ray.filesystem import resolve
 from longva_ray.train.token_shards import (
     INCOMING,
+    open_ipc,
     part_name,
     tokenizer_fingerprint,
     write_atomically,
@@ -200,9 +201,7 @@ class VisionShards:
                 f"{path} has {info.size} bytes instead of {expected}: it is gone or was cut short "
                 "or replaced; delete the folder and prepare the images again"
             )
-        is_local = isinstance(self._filesystem, pyarrow.fs.LocalFileSystem)
-        source = pa.memory_map(path) if is_local else self._filesystem.open_input_file(path)
-        reader = pa.ipc.open_file(source)
+        reader = open_ipc(self._filesystem, path)
         if reader.schema.metadata[_KEY].decode() != self.metadata.key:
             raise VisionShardError(
                 f"{path} comes from another run than {MANIFEST_NAME}; delete the folder and "

@@ -186,7 +186,7 @@ def test_scores_equal_the_models(url: str, engine: AnswerEngine, video: EncodedV
     assert response.status_code == 200, response.text
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
     question = Question(messages=[{"role": "user", "content": content}], videos=[video.tokens()])
-    expected = engine.score(engine.read(question), answers)
+    expected = engine.score(engine.read(question), [*map(engine.answer_ids, answers)])
     for ours, reference in zip(response.json()["scores"], expected, strict=True):
         assert ours["logprob"] == pytest.approx(reference.logprob, abs=1e-3)
         assert ours["exact_match"] == reference.exact_match
