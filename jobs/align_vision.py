@@ -17,11 +17,13 @@ from typing import Literal
 
 import ray
 
-from longva_ray.config import AlignConfig
-from longva_ray.options import absolute, model_place, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.files.places import absolute, model_place
+from longva_ray.options import parse
 from longva_ray.recipes import get_recipe
-from longva_ray.train.launch import train
-from longva_ray.train.vision_stage import VisionStage
+from longva_ray.settings.training import AlignConfig
+from longva_ray.train.run.launch import train
+from longva_ray.train.stages.alignment import VisionStage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass
 
 import ray
 
-from longva_ray.config import EncodeConfig
-from longva_ray.options import absolute, find_checkpoint, find_videos, local_path, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.files.places import absolute, find_videos, local_path
+from longva_ray.options import find_checkpoint, parse
+from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
 from longva_ray.shards.store import ShardStore
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import ray
 
-from longva_ray.config import NiahConfig
-from longva_ray.evaluate.models import named_subjects
-from longva_ray.evaluate.niah_sweep import describe_niah, run_niah
-from longva_ray.options import local_path, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.evaluate.subjects import named_subjects
+from longva_ray.evaluate.text.run import describe_niah, run_niah
+from longva_ray.files.places import local_path
+from longva_ray.options import parse
+from longva_ray.settings.needles import NiahConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import ray
 
-from longva_ray.config import EncodeConfig, VniahConfig
-from longva_ray.evaluate.models import named_subjects
-from longva_ray.evaluate.vniah_sweep import (
-    describe_vniah,
-    draw_vniah,
-    make_haystack,
-    run_vniah,
-)
-from longva_ray.options import absolute, find_videos, local_path, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.evaluate.subjects import named_subjects
+from longva_ray.evaluate.video.run import describe_vniah, draw_vniah, make_haystack, run_vniah
+from longva_ray.files.places import absolute, find_videos, local_path
+from longva_ray.options import parse
+from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.settings.needles import VniahConfig
 
 
 @dataclass(frozen=True, kw_only=True)

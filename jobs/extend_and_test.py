@@ -11,10 +11,14 @@ from dataclasses import dataclass
 
 import ray
 
-from longva_ray.config import ExtendConfig, NiahConfig, TextDataConfig
-from longva_ray.evaluate.niah_sweep import describe_niah
-from longva_ray.extension import RUN, extend_and_test
-from longva_ray.options import find_base, local_path, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.evaluate.text.run import describe_niah
+from longva_ray.files.places import local_path
+from longva_ray.options import find_base, parse
+from longva_ray.settings.data import TextDataConfig
+from longva_ray.settings.needles import NiahConfig
+from longva_ray.settings.training import ExtendConfig
+from longva_ray.workflows.extension import RUN, extend_and_test
 
 
 @dataclass(frozen=True, kw_only=True)

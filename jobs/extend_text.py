@@ -12,13 +12,13 @@ from pathlib import Path
 
 import ray
 
-from longva_ray.config import ExtendConfig
-from longva_ray.filesystem import is_uri
-from longva_ray.lm.gguf import is_gguf
-from longva_ray.options import absolute, find_base, parse, run_job
-from longva_ray.train.base_model import prepare_base
-from longva_ray.train.launch import train
-from longva_ray.train.text_stage import TextStage
+from longva_ray.cluster.job import run_job
+from longva_ray.files.places import absolute, is_uri
+from longva_ray.lm.base_models import is_gguf, prepare_base
+from longva_ray.options import find_base, parse
+from longva_ray.settings.training import ExtendConfig
+from longva_ray.train.run.launch import train
+from longva_ray.train.stages.text import TextStage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ import logging
 
 import ray
 
-from longva_ray.config import ImageDataConfig
-from longva_ray.filesystem import resolve
-from longva_ray.options import absolute, find_checkpoint, parse, run_job
-from longva_ray.train.vision_pipeline import REPORT_NAME, prepare_images
+from longva_ray.cluster.job import run_job
+from longva_ray.data.images.pipeline import REPORT_NAME, prepare_images
+from longva_ray.files.places import absolute, open_place
+from longva_ray.options import find_checkpoint, parse
+from longva_ray.settings.data import ImageDataConfig
 
 SHOWN = 5
 
@@ -46,7 +47,7 @@ def main() -> int:
     if images.image_folder is not None:
         images = dataclasses.replace(images, image_folder=absolute(images.image_folder))
     prepare_images(places, output=output, checkpoint=checkpoint, config=images)
-    filesystem, root = resolve(output)
+    filesystem, root = open_place(output)
     with filesystem.open_input_stream(f"{root}/{REPORT_NAME}") as file:
         report = json.loads(file.read())
     left_out = report.pop("left_out")

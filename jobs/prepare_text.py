@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import ray
 
-from longva_ray.config import TextDataConfig
-from longva_ray.options import absolute, find_checkpoint, parse, run_job
-from longva_ray.train.text_pipeline import prepare_text
-from longva_ray.train.text_report import read_report
+from longva_ray.cluster.job import run_job
+from longva_ray.data.text.pipeline import prepare_text
+from longva_ray.data.text.report import read_report
+from longva_ray.files.places import absolute
+from longva_ray.options import find_checkpoint, parse
+from longva_ray.settings.data import TextDataConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,10 @@ import json
 import logging
 from dataclasses import dataclass
 
-from longva_ray.options import find_checkpoint, local_path, parse, run_job
-from longva_ray.tiny.quiz import LENGTHS, describe_quiz, run_quiz
+from longva_ray.cluster.job import run_job
+from longva_ray.files.places import local_path
+from longva_ray.options import find_checkpoint, parse
+from longva_ray.workflows.quiz import LENGTHS, describe_quiz, run_quiz
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import ray
 
-from longva_ray.options import local_path, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.files.places import local_path
+from longva_ray.options import parse
 from longva_ray.recipes import get_recipe
-from longva_ray.tiny.workshop import Workshop
+from longva_ray.workflows.reproduce import Workshop
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ import logging
 
 import ray
 
-from longva_ray.options import parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.options import parse
 from longva_ray.serving.run import ServeOptions, serve_until_stopped
 
 

@@ -12,9 +12,13 @@ import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
-from longva_ray.config import Dtype, EncodeConfig, GenerationSettings
-from longva_ray.options import absolute, find_checkpoint, parse, run_job
+from longva_ray.cluster.job import run_job
+from longva_ray.files.places import absolute
+from longva_ray.options import find_checkpoint, parse
 from longva_ray.recipes import get_recipe
+from longva_ray.settings.answering import GenerationSettings
+from longva_ray.settings.base import Dtype
+from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import Encoding
 from longva_ray.vision.projector import ProjectorKind
@@ -90,7 +94,7 @@ class Join:
 
 
 def demo(arguments: list[str]) -> int:
-    from longva_ray.demo import run_demo
+    from longva_ray.workflows.demo import run_demo
 
     options = parse(Demo, arguments)
     _start_ray()
@@ -163,7 +167,7 @@ def verify(arguments: list[str]) -> int:
 def join(arguments: list[str]) -> int:
     import torch
 
-    from longva_ray.lm.checkpoint import assemble_longva
+    from longva_ray.lm.join import assemble_longva
 
     options = parse(Join, arguments)
     assemble_longva(
@@ -182,7 +186,7 @@ def join(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    from longva_ray.train.plan_report import PlanOptions, make_plan, print_plan
+    from longva_ray.planner.report import PlanOptions, make_plan, print_plan
 
     options = parse(PlanOptions, arguments)
     found = make_plan(options)
@@ -210,6 +214,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "join": join,
     "plan": plan,
 }
+
 
 USAGE = """usage: longva COMMAND [OPTIONS]
 

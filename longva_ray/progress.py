@@ -16,6 +16,7 @@ import rich.progress
 
 logger = logging.getLogger(__name__)
 
+
 LOG_INTERVAL_S = 10.0
 
 

@@ -7,16 +7,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from longva_ray.config import (
-    AlignConfig,
-    EncodeConfig,
-    ExtendConfig,
-    ImageDataConfig,
-    NiahConfig,
-    Recipe,
-    ServeConfig,
-    TextDataConfig,
-)
+from longva_ray.settings.answering import ServeConfig
+from longva_ray.settings.data import ImageDataConfig, TextDataConfig
+from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.settings.needles import NiahConfig
+from longva_ray.settings.recipe import Recipe
+from longva_ray.settings.training import AlignConfig, ExtendConfig
 
 
 def tiny() -> Recipe:

@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
+from longva_ray.answer.attention import use_cached_attention
 from longva_ray.answer.generate import AnswerPiece, stream_answer
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.score import AnswerScore, score_answer
-from longva_ray.config import Dtype, GenerationSettings
-from longva_ray.lm.checkpoint import load_language_model
+from longva_ray.lm.load import load_language_model
 from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length
 from longva_ray.lm.splice import embed_prompt
-from longva_ray.ring.cached import use_cached_attention
+from longva_ray.settings.answering import GenerationSettings
+from longva_ray.settings.base import Dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

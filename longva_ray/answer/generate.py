@@ -24,9 +24,10 @@ from transformers import (
 )
 
 from longva_ray.answer.prefill import Prefill
-from longva_ray.config import GenerationSettings
+from longva_ray.settings.answering import GenerationSettings
 
 FinishReason = Literal["stop", "length"]
+
 
 GREEDY_BELOW = 1e-4
 """Colder sampling than this is greedy: logits divided by less can leave float32, and a lead of .01

@@ -12,15 +12,16 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from longva_ray.answer.attention import use_cached_attention
 from longva_ray.answer.generate import generate_tokens
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.prefix import PrefixReader
 from longva_ray.answer.ring_score import score_over_ring, token_scores_over_ring
 from longva_ray.answer.score import AnswerScore, score_answer, token_nll
-from longva_ray.config import GenerationSettings, SweepConfig
-from longva_ray.evaluate.models import Subject, load_subject
+from longva_ray.evaluate.subjects import Subject, load_subject
 from longva_ray.ring import hf
-from longva_ray.ring.cached import use_cached_attention
+from longva_ray.settings.answering import GenerationSettings
+from longva_ray.settings.needles import SweepConfig
 
 
 class Examiner:

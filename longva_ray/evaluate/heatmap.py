@@ -20,8 +20,12 @@ from matplotlib.ticker import LogFormatter
 
 RED_YELLOW_GREEN = ("#F0496E", "#EBB839", "#0CD79F")
 """Colours of scores 0, 0.5 and 1, those of the paper's figures."""
+
+
 MAX_TICKS = 8
 """Labels along an axis; more would overlap."""
+
+
 DPI = 150
 
 

@@ -12,19 +12,12 @@ run.
 import json
 import os
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from longva_ray.filesystem import lock
+from longva_ray.files.folder import lock
 
 Outcome = dict[str, Any]
-
-
-def fingerprint_of(*parts: Any) -> str:
-    """16 hex digits over values that JSON can hold."""
-    text = json.dumps(parts, sort_keys=True)
-    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class Ledger:

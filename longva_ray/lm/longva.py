@@ -3,7 +3,7 @@
     input_ids_BT + pixels (or visual tokens encoded earlier) -> logits over the next token
 
 `from_pretrained`, `save_pretrained`, `generate` (cache, beams, sampling, chunked prefill), gradient
-checkpointing and the Auto classes (`longva_ray.lm.checkpoint.register`) come from transformers. The
+checkpointing and the Auto classes (`lm.layout.register_longva`) come from transformers. The
 language model is any Qwen2- or Llama-shaped causal model, untouched: a custom attention reaches it
 by name (`attn_implementation`), while the vision tower keeps its own. Does not build prompts
 (`prompt`, `processor`).
@@ -16,6 +16,7 @@ visual tokens of a grid, S visual tokens of images, 2 where one comes from, D la
 """
 
 # No `from __future__ import annotations`: @strict checks a config's values by real types.
+
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -53,6 +54,8 @@ CLIP_L_336: dict[str, Any] = {
     "image_size": 336,
     "projection_dim": 768,
 }
+
+
 # Qwen2-7B-Instruct with the RoPE base of the paper's text extension (section 3.1)
 QWEN2_7B_224K: dict[str, Any] = {
     "vocab_size": 152064,

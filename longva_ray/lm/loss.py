@@ -28,10 +28,14 @@ from torch.autograd.function import once_differentiable
 
 logger = logging.getLogger(__name__)
 
+
 Backend: TypeAlias = Literal["torch", "liger"]
+
+
 LocalSum: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, int], torch.Tensor
 ]
+
 
 TILE_BYTES = 2**30
 """Size of one tile of float32 scores: large enough to keep a GPU busy, small beside a layer's
@@ -265,4 +269,29 @@ def _check(
         raise ValueError(
             "want hidden (..., D), weight (V, D), labels (...) and bias (V,), got "
             f"{tuple(hidden.shape)}, {tuple(weight_VD.shape)}, {tuple(labels.shape)} and {bias}"
+        )
+
+
+class OutputLoss(torch.nn.Module):
+    """The output layer and the loss in one: (1, L, D) -> a scalar, equal on all ranks.
+
+    Shares its parameters with the layer that it stands for.
+    """
+
+    def __init__(self, head: torch.nn.Module, group: dist.ProcessGroup | None) -> None:
+        super().__init__()
+        assert isinstance(head, torch.nn.Linear)
+        self.weight, self.bias = head.weight, head.bias
+        self._group = group
+
+    def forward(
+        self, hidden_BLD: torch.Tensor, labels_BL: torch.Tensor, denominator: int
+    ) -> torch.Tensor:
+        return linear_cross_entropy(
+            hidden_BLD,
+            self.weight,
+            labels_BL,
+            bias_V=self.bias,
+            group=self._group,
+            denominator=denominator,
         )

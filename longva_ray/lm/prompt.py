@@ -22,14 +22,25 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 IMAGE_PLACEHOLDER = "<image>"
+
+
 VIDEO_PLACEHOLDER = "<video>"
+
+
 TURN_START = "<|im_start|>"
+
+
 TURN_END = "<|im_end|>"
+
 
 Message = Mapping[str, Any]
 
+
 ROLES = ("system", "user", "assistant")
+
+
 PART_TYPES = ("text", "image", "video")
+
 
 CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] != 'system' -%}

@@ -23,7 +23,10 @@ from transformers import CLIPVisionConfig, Qwen2Config
 from longva_ray.lm.longva import CLIP_L_336, LongVAConfig
 
 ARCHITECTURE = "LlavaQwenForCausalLM"
+
+
 CLIP_L_336_NAME = "openai/clip-vit-large-patch14-336"
+
 
 # What the released code's UniRes is made of. A key that the file lacks has the released default,
 # which is this value.
@@ -39,6 +42,8 @@ _ONLY_VALUES: dict[str, tuple[Any, ...]] = {
     "mm_spatial_pool_mode": ("average",),
     "mm_resampler_type": (None, "spatial_pool"),  # the second is read nowhere on the path of UniRes
 }
+
+
 _REQUIRED = (
     "mm_vision_tower",
     "mm_vision_select_layer",
@@ -48,6 +53,8 @@ _REQUIRED = (
     "image_grid_pinpoints",
     "rope_theta",
 )
+
+
 _RENAMED = (
     (r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?", "frame_encoder.tower.clip."),
     (r"^model\.mm_projector\.0\.", "frame_encoder.projector.linear_1."),

@@ -35,8 +35,11 @@ from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
+
 TILE_TOKENS = 8_192
 """Large enough for full-speed matrix products, small beside the rest of a layer's activations."""
+
+
 MIN_TOKENS = 65_536
 """Below this the intermediates of a 7B model fit a GPU, and tiling would only cost time."""
 

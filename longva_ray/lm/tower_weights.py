@@ -19,7 +19,11 @@ from longva_ray.lm.weights import read_tensors
 from longva_ray.vision.clip_tower import num_layers_used
 
 TOWER = "frame_encoder.tower.clip."
+
+
 _LAYERS = TOWER + "encoder.layers."
+
+
 _USED = (TOWER + "embeddings.", TOWER + "pre_layrnorm.", _LAYERS)
 
 

@@ -23,7 +23,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 Rename = Callable[[str], str]
+
+
 Select = Callable[[str], str | None]
+
 
 _FILES = ("model.safetensors", "pytorch_model.bin")  # or those with an index beside them
 

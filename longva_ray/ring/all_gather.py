@@ -14,7 +14,7 @@ dimension.
 import torch
 import torch.distributed as dist
 
-from longva_ray.ring.block import Gradients, Kernel, OutAndLse, accumulate_dtype
+from longva_ray.ring.kernel import Gradients, Kernel, OutAndLse, accumulate_dtype
 from longva_ray.ring.layout import ZigzagLayout, zigzag_to_sequence
 from longva_ray.ring.plan import Block
 

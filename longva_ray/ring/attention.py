@@ -26,8 +26,9 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 from longva_ray.ring import all_gather, point_to_point
-from longva_ray.ring.block import Gradients, KernelName, OutAndLse, choose_kernel
+from longva_ray.ring.choose import KernelName, choose_kernel
 from longva_ray.ring.keep import kept
+from longva_ray.ring.kernel import Gradients, OutAndLse
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.ring.library import library_attention
 from longva_ray.ring.plan import gather_blocks, ring_blocks

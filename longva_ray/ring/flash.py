@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from longva_ray.ring.block import Gradients, OutAndLse
+from longva_ray.ring.kernel import Gradients, OutAndLse
 from longva_ray.ring.plan import Block
 
 

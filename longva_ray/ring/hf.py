@@ -30,6 +30,7 @@ from longva_ray.ring.layout import ZigzagLayout
 
 NAME = "longva_ring"
 
+
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask", "cu_seq_lens_q", "block_table")
 """Keywords by which transformers asks an attention function to compute something else."""
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch.autograd.graph import saved_tensors_hooks
 
-from longva_ray.ring.block import OutAndLse
+from longva_ray.ring.kernel import OutAndLse
 
 
 class _Region(contextlib.AbstractContextManager["_Region"]):

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from longva_ray.ring.block import Gradients, Kernel, OutAndLse, accumulate_dtype, merge_
+from longva_ray.ring.kernel import Gradients, Kernel, OutAndLse, accumulate_dtype, merge_
 from longva_ray.ring.plan import Block
 
 Blocks = tuple[Block | None, ...]
+
 
 # Message tags, so that keys and their gradients on the way between the same two ranks are never
 # confused (gloo matches by tag and order, NCCL by order alone).

@@ -15,7 +15,7 @@ from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from longva_ray.answer.generate import FinishReason
-from longva_ray.config import GenerationSettings
+from longva_ray.settings.answering import GenerationSettings
 
 
 class ApiError(HTTPException):

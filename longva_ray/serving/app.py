@@ -31,8 +31,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from longva_ray.answer.generate import AnswerPiece
-from longva_ray.config import EncodeConfig, ServeConfig
-from longva_ray.filesystem import is_uri
+from longva_ray.files.places import is_uri
 from longva_ray.lm.prompt import Message
 from longva_ray.recipes import RECIPES, get_recipe
 from longva_ray.serving.api import (
@@ -48,11 +47,14 @@ from longva_ray.serving.api import (
 from longva_ray.serving.gate import Gate
 from longva_ray.serving.media import MediaLibrary
 from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
+from longva_ray.settings.answering import ServeConfig
+from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import describe_encoder
 
 logger = logging.getLogger(__name__)
+
 
 SHOWN_URI_OPTIONS = ("scheme", "region", "endpoint_override")
 
@@ -68,6 +70,8 @@ routes = FastAPI(
     # Tells readers of /docs that there is a key, and where to put it; `Gate` asks for it.
     dependencies=[Depends(HTTPBearer(auto_error=False))],
 )
+
+
 routes.add_middleware(Gate, key=_key)
 
 

@@ -17,6 +17,7 @@ from longva_ray.serving.api import ApiError
 MAX_BODY_BYTES = 8 * 2**20
 """Several times the text of the longest prompt; videos are named in a body and not sent."""
 
+
 OPEN_PATHS = ("/health", "/docs", "/redoc", "/openapi.json")
 """What everybody may ask for: a browser and a load balancer have no key."""
 

@@ -12,12 +12,15 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 
-from longva_ray.config import EncodeConfig, ServeConfig
-from longva_ray.options import absolute, find_checkpoint
+from longva_ray.files.places import absolute
+from longva_ray.options import find_checkpoint
 from longva_ray.recipes import get_recipe
 from longva_ray.serving.app import AppArgs, build_app
+from longva_ray.settings.answering import ServeConfig
+from longva_ray.settings.encoding import EncodeConfig
 
 logger = logging.getLogger(__name__)
+
 
 APPLICATION = "longva"
 

@@ -20,9 +20,9 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from longva_ray.config import EncodeConfig
-from longva_ray.graphs import graph_of
+from longva_ray.cluster.graph import graph_of
 from longva_ray.progress import Progress
+from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import (
@@ -37,9 +37,11 @@ from longva_ray.shards.workers import (
 
 logger = logging.getLogger(__name__)
 
+
 LIGHT_CPUS = 0.1
 """CPUs reserved for a writer, which mostly waits for a disk; above zero, so that it never runs on a
 head node without CPUs."""
+
 
 WORKER_MEMORY = 512 * 2**20
 """Bytes that Ray reserves for a worker's process: Python with torch and a video decoder."""

@@ -25,13 +25,16 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from longva_ray.config import Dtype, from_dict
+from longva_ray.settings.base import Dtype, from_dict
 from longva_ray.video.fitting import Fitting
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
 
 FORMAT_VERSION = 1
+
+
 METADATA_KEY = b"longva_ray"
+
 
 _STORAGE = {
     "float32": (torch.float32, torch.float32, pa.float32()),

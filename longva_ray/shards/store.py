@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.fs
 import torch
 
-from longva_ray.filesystem import resolve
+from longva_ray.files.places import open_place
 from longva_ray.shards.schema import (
     METADATA_KEY,
     EncodingSpec,
@@ -41,7 +41,10 @@ from longva_ray.shards.schema import (
 
 logger = logging.getLogger(__name__)
 
+
 RECORD_NAME = "video.json"
+
+
 INCOMING = ".incoming"
 """Folder of half-written files, on the same file system as the shards so that a rename is
 atomic."""
@@ -52,7 +55,7 @@ class ShardStore:
     fsspec knows."""
 
     def __init__(self, root: str | Path) -> None:
-        self.filesystem, self.root = resolve(str(root))
+        self.filesystem, self.root = open_place(str(root))
         self._is_local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     # Writing --------------------------------------------------------------------------------------

@@ -18,25 +18,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from longva_ray.config import EncodeConfig
-from longva_ray.filesystem import file_name, is_uri, local_file
+from longva_ray.files.places import file_name, is_uri, local_file
+from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.schema import EncodingSpec, VideoRecord, hash_video
 from longva_ray.shards.store import ShardStore
-from longva_ray.video.decode import (
-    DecoderName,
-    VideoError,
-    VideoInfo,
-    decode_frames,
-    probe_video,
-)
+from longva_ray.video.container import VideoError
+from longva_ray.video.decode import decode_frames
+from longva_ray.video.probe import DecoderName, VideoInfo, probe_video
 from longva_ray.video.sampling import Sampling
 
 Batch = dict[str, Any]
 """One row: every value is a sequence of length 1."""
 
+
 MAX_SEGMENT_PARTS = 8
 """Parts that one decoding task walks through: long enough to pay for opening the file, short enough
 to balance."""
+
 
 CHANGED = "changed while it was encoded; encode it again"
 
@@ -44,7 +42,7 @@ CHANGED = "changed while it was encoded; encode it again"
 def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
     """The provenance that tokens of this checkpoint under this config carry. Reads the encoder's
     weights once."""
-    from longva_ray.lm.checkpoint import load_frame_encoder, load_longva_config
+    from longva_ray.lm.load import load_frame_encoder, load_longva_config
 
     encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype))
     return EncodingSpec(
@@ -163,7 +161,7 @@ class EncodeFrames:
     actor."""
 
     def __init__(self, checkpoint: str, config: EncodeConfig) -> None:
-        from longva_ray.lm.checkpoint import load_frame_encoder
+        from longva_ray.lm.load import load_frame_encoder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(

@@ -25,22 +25,42 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from longva_ray.tiny.world import COLOURS, DIGITS, KIND_OF, Scene
 
 Frame = npt.NDArray[np.uint8]
+
+
 Field = npt.NDArray[np.float32]
+
+
 Point = tuple[float, float]
+
 
 THING_SIDE = (0.6, 0.9)
 """Side of the square that a thing fills, as a fraction of the frame's: smallest and largest."""
+
+
 TILT_DEGREES = 9.0
+
+
 STRETCH = 0.08
 """Largest change of a thing's width against its height."""
+
+
 BOLDNESS = (0, 2, 4)
 """Widths by which the strokes of letters and digits are thickened, in hundredths of their side."""
+
+
 DIM = 0.26
 """Brightest background, as a fraction of full brightness: below the darkest thing (purple)."""
 
+
 _DRAWN_SIDE = 112  # of a picture before it is made smaller
+
+
 _MASTER = 256  # side of a stored silhouette
+
+
 _SMOOTH = 4  # it is drawn this many times larger
+
+
 _REACH = 0.86  # from the middle of its square to its edge a thing reaches this far
 
 
@@ -288,6 +308,8 @@ def _house(side: int) -> Image.Image:
 
 
 _ARROW = [(1.0, 0.0), (0.1, -0.8), (0.1, -0.3), (-1.0, -0.3), (-1.0, 0.3), (0.1, 0.3), (0.1, 0.8)]
+
+
 _SHAPES: Mapping[str, Callable[[int], Image.Image]] = {
     "circle": lambda side: _discs([(0, 0, 1)], side),
     "square": lambda side: _polygon(

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from longva_ray.filesystem import write_once
+from longva_ray.files.folder import write_once
 from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import Frame, draw_small
@@ -41,7 +41,11 @@ from longva_ray.tiny.world import (
 )
 
 SAMPLES_FILE = "samples.json"
+
+
 JPEG_QUALITY = 92
+
+
 MOST_EXCHANGES = 3
 """Questions about an image."""
 

@@ -59,17 +59,34 @@ from longva_ray.tiny.world import (
 )
 
 NUMBER_DIGITS = 7
+
+
 SHORTEST = 48
 
+
 _SYSTEM_TOKENS = 16  # the system turn and the start of the user's
+
+
 _EXCHANGE_TOKENS = 22  # the longest question and answer with their turns
+
+
 _NUMBER_TOKENS = 11  # a needle
+
+
 _QUESTION_TOKENS = 24  # the question of an essay and its answer
+
+
 _SENTENCE_TOKENS = 10
 
+
 _WORDS = tuple(f" {word}" for word in (*SCENE_WORDS, *ESSAY_WORDS, *CITIES))
+
+
 _FIGURES = (*(f" {pair}" for pair in PAIRS), *PAIRS)
+
+
 _SMALLEST_POOL = 64
+
 
 Span = tuple[int, int]
 

@@ -18,14 +18,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from longva_ray.config import NiahConfig, TextDataConfig
+from longva_ray.settings.data import TextDataConfig
+from longva_ray.settings.needles import NiahConfig
+from longva_ray.settings.training import ExtendConfig
 from longva_ray.tiny.text import Corpus
 from longva_ray.tiny.tokenizer import CITIES, TINY_VOCABULARY_SIZE, tiny_tokenizer
-from longva_ray.train.settings import ExtendConfig
 
 PRETRAINED_TOKENS = 160
+
+
 EXTENDED_TOKENS = 1024
+
+
 PRETRAINED_BASE, EXTENDED_BASE = 1e4, 1e6  # of the rotary embedding
+
 
 TWO_CPU_WORKERS: Mapping[str, Any] = MappingProxyType(
     {

@@ -28,21 +28,39 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 SCENE_WORDS = (*COLOURS, *THINGS)
+
+
 QUESTION_WORDS = _words(
     """
     a the is what colour which letter digit shape there not shown comes after first last
     system user assistant You are helpful
     """
 )
+
+
 NIAH_WORDS = _words(
     "The magic number of in city book What Question Answer Based on content This very long story"
 )
+
+
 MANNERS = _words("old young small tall quiet gentle wise brave")
+
+
 PEOPLE = _words("man woman child farmer sailor painter teacher king queen doctor baker friend")
+
+
 DEEDS = _words("saw found lost made took kept sold painted opened watched remembered crossed")
+
+
 PLACES = _words("river hill road garden forest bridge market tower window door lake village")
+
+
 PREPOSITIONS = _words("by near under over beside behind from at")
+
+
 ESSAY_WORDS = MANNERS + PEOPLE + DEEDS + PLACES + PREPOSITIONS
+
+
 CITIES = _words(
     """
     Paris London Berlin Madrid Rome Vienna Athens Lisbon Dublin Oslo Cairo Nairobi
@@ -50,7 +68,9 @@ CITIES = _words(
     """
 )
 
+
 PAIRS = tuple(f"{number:02d}" for number in range(100))
+
 
 # Qwen2's rule, without English contractions, but digits go in pairs and keep the space before them:
 # a digit is found ten times in a text, a pair seldom twice, so it tells a number from another.

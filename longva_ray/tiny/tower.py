@@ -1,6 +1,6 @@
 """Pretraining of the tiny vision tower, in the place that CLIP has in the paper.
 
-    CLIPVisionConfig -> a folder that `longva_ray.lm.checkpoint.assemble_longva` reads as a tower
+    CLIPVisionConfig -> a folder that `longva_ray.lm.join.assemble_longva` reads as a tower
 
 The tower sees single frames and learns to tell them: the four places that later become visual
 tokens say "star", "red", "star", "red", by a linear head that is thrown away. CLIP's tower comes
@@ -43,8 +43,14 @@ from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.frame_encoder import grid_and_patch_side
 
 FEATURE_LAYER = -2  # of hidden_states, as in the paper's model
+
+
 PLACES_SIDE = math.isqrt(TOKENS_A_SCENE)  # visual tokens along a side of a frame, after pooling
+
+
 FIRST_COLOUR = len(THINGS)
+
+
 NUM_WORDS = FIRST_COLOUR + len(COLOURS)
 """What a place may say: things, then colours."""
 

@@ -25,18 +25,13 @@ import numpy as np
 from PIL import Image
 
 from longva_ray.tiny.drawing import draw
-from longva_ray.tiny.world import (
-    COLOURS,
-    DIGITS,
-    LETTERS,
-    Scene,
-    ask_colour,
-    random_scene,
-)
-from longva_ray.video.synthetic import write_video
+from longva_ray.tiny.world import COLOURS, DIGITS, LETTERS, Scene, ask_colour, random_scene
+from longva_ray.video.write import write_video
 
 FRAME_SIDE = 224
 """Pixels: pleasant to look at, and four times what the tiny model sees."""
+
+
 NEEDLES_FILE = "needles.json"
 
 

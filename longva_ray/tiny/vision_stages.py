@@ -10,25 +10,36 @@ from __future__ import annotations
 
 import dataclasses
 
-from longva_ray.config import VniahConfig
+from longva_ray.settings.needles import VniahConfig
 from longva_ray.tiny.images import ImageSet
 
 LONGEST_IMAGE = 24
+
+
 CAPTIONS = ImageSet(count=8000, grids=(1, 2, 3, 4))
 """What all cells of an image show: for stage 1."""
+
+
 CONVERSATIONS = ImageSet(
     count=12000,
     grids=(1, 2, 4, 6, 9, 12, 16, 20, LONGEST_IMAGE),
     in_words=0.3,
 )
 """Questions about single cells: for both stages."""
+
+
 SMALL_CONVERSATIONS = dataclasses.replace(CONVERSATIONS, grids=CAPTIONS.grids)
 """Those of AnyRes, which would shrink the cells of larger images until nobody can read them."""
 
+
 FRAMES = (16, 32, 64, 128, 192, 240, 360)
 """Haystacks: as long as an image of alignment, up to what the context has room for, and beyond."""
+
+
 SEEDS = (1, 2, 3)
 """Of haystacks and needles, all of them other pictures than those of training."""
+
+
 NEEDLES = 12
 
 

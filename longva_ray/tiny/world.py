@@ -27,7 +27,10 @@ from types import MappingProxyType
 from typing import Literal
 
 Rgb = tuple[int, int, int]
+
+
 Kind = Literal["shape", "letter", "digit"]
+
 
 COLOURS: Mapping[str, Rgb] = MappingProxyType(
     {
@@ -41,6 +44,8 @@ COLOURS: Mapping[str, Rgb] = MappingProxyType(
         "cyan": (40, 215, 225),
     }
 )
+
+
 SHAPES = (
     "circle",
     "square",
@@ -55,7 +60,11 @@ SHAPES = (
     "flower",
     "cloud",
 )
+
+
 LETTERS = tuple("AEFHJKLMPRTUXY")
+
+
 DIGITS: Mapping[str, str] = MappingProxyType(
     {
         "two": "2",
@@ -69,22 +78,36 @@ DIGITS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The word for a digit in a text, and the character that a frame shows."""
+
+
 THINGS_OF: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {"shape": SHAPES, "letter": LETTERS, "digit": tuple(DIGITS)}
 )
+
+
 THINGS = SHAPES + LETTERS + tuple(DIGITS)
+
+
 KIND_OF: Mapping[str, Kind] = MappingProxyType(
     {thing: kind for kind, things in THINGS_OF.items() for thing in things}
 )
 
+
 TOKENS_A_SCENE = 4
+
 
 MOST_CAPTIONED = 8
 """Scenes in the longest list that a conversation describes as a whole."""
+
+
 CAPTIONED = 0.5
 """Of the conversations about so few scenes, how many begin with their description."""
+
+
 ABSENT = 0.25
 """Questions of a conversation about things that are not there, for one about a thing that is."""
+
+
 MOST_PRESENT = 3
 """Things of which it is asked whether they are there, and are: such an answer says little."""
 

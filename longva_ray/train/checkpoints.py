@@ -21,8 +21,8 @@ import pyarrow.fs
 import torch
 import torch.distributed as dist
 
+from longva_ray.settings.training import TrainConfig
 from longva_ray.train.engine import Engine
-from longva_ray.train.settings import TrainConfig
 
 PROGRESS = "progress.json"
 

@@ -19,17 +19,18 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 import torch
 import torch.distributed as dist
 
 from longva_ray.ring.mesh import RingMesh
+from longva_ray.settings.training import TrainConfig
 from longva_ray.train import checkpoints
-from longva_ray.train.engine import Engine, make_engine
+from longva_ray.train.engine import Engine
+from longva_ray.train.plain import TorchEngine
 from longva_ray.train.schedule import learning_rate
-from longva_ray.train.settings import TrainConfig
 from longva_ray.train.speed import matmul_peak
 from longva_ray.train.stage import DTYPES, MicroBatch, Stage
 
@@ -251,3 +252,17 @@ def _memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return psutil.Process().memory_info().rss / 2**30
+
+
+def make_engine(
+    module: torch.nn.Module,
+    groups: list[dict[str, Any]],
+    config: TrainConfig,
+    device: torch.device,
+) -> Engine:
+    """The engine that `config.zero_stage` asks for."""
+    if config.zero_stage == 0:
+        return TorchEngine(module, groups, config, device)
+    from longva_ray.train.zero import DeepSpeedEngine
+
+    return DeepSpeedEngine(module, groups, config, device)

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from longva_ray.settings.training import TrainConfig
 from longva_ray.train.engine import adamw, own_settings, set_learning_rate
-from longva_ray.train.settings import TrainConfig
 
 TAG = "shards"
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from longva_ray.video.container import MAX_PIXELS, VideoError, displayed_size
 from longva_ray.video.fitting import Fitting, Placement, paste, place
-from longva_ray.video.probe import MAX_PIXELS, VideoError, VideoInfo, displayed_size
+from longva_ray.video.probe import VideoInfo
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

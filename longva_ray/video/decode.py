@@ -39,9 +39,10 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_ray.video.canvas import Canvas
+from longva_ray.video.container import VideoError
 from longva_ray.video.decord_frames import decord_frames
 from longva_ray.video.fitting import Fitting
-from longva_ray.video.probe import DecoderName, VideoError, VideoInfo, probe_video
+from longva_ray.video.probe import DecoderName, VideoInfo, probe_video
 from longva_ray.video.pyav_frames import pyav_frames
 
 __all__ = ["DecoderName", "FrameChunk", "VideoError", "VideoInfo", "decode_frames", "probe_video"]

@@ -21,15 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_ray.video.canvas import Canvas
-from longva_ray.video.probe import PacketTable
+from longva_ray.video.packets import PacketTable
 from longva_ray.video.pyav_frames import pyav_frames
 
 logger = logging.getLogger(__name__)
 
+
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers in which decord's seeks land where they should; in MPEG-TS they do not."""
+
+
 BATCH_FRAMES = 16
 """Frames asked of decord at a time: bounds what is held, and what is repeated after a failure."""
+
+
 MAX_TIME_ERROR_S = 2e-3
 """decord gives times as 32-bit seconds, some containers round them to milliseconds."""
 

@@ -27,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 Fitting = Literal["letterbox", "center_crop", "squash"]
+
+
 FITTINGS: tuple[Fitting, ...] = get_args(Fitting)
 
 

@@ -17,10 +17,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+
+
 _BLOCK_GROUP, _BLOCK, _SIMPLE_BLOCK = 0xA0, 0xA1, 0xA3
+
+
 _TRACKS, _TRACK_ENTRY, _TRACK_NUMBER = 0x1654AE6B, 0xAE, 0xD7
+
+
 _ENTERED = frozenset({_CLUSTER, _BLOCK_GROUP})
 """Elements whose children are walked; all others are stepped over."""
+
+
 _STEPPED_OVER = frozenset(
     {
         *(0x114D9B74, 0x1549A966, _TRACKS, 0x1C53BB6B),  # seek head, info, tracks, cues

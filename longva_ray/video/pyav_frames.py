@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_ray.video.canvas import Canvas
-from longva_ray.video.probe import PacketTable, VideoError, open_container, video_stream
+from longva_ray.video.container import VideoError, open_container, video_stream
+from longva_ray.video.packets import PacketTable
 
 if TYPE_CHECKING:
     from av.container import InputContainer

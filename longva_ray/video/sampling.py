@@ -19,7 +19,10 @@ import numpy.typing as npt
 
 Mode = Literal["rate", "uniform", "every"]
 
+
 _RATE = re.compile(r"(\d+(?:\.\d+)?)fps")
+
+
 _UNIFORM = re.compile(r"uniform[:-](\d+)")
 
 

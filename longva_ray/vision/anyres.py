@@ -36,6 +36,8 @@ from torch import Tensor, nn
 from longva_ray.video.fitting import Fitting
 
 MAX_GRIDS = 4  # paper, section 5.3; the base image is not counted
+
+
 NEWLINE = -1  # in place of a grid
 
 

@@ -11,6 +11,7 @@ visual tokens, 2 the grid of a token and its number there.
 """
 
 # No `from __future__ import annotations`: manifests are read by the types of their fields.
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -25,6 +26,7 @@ from longva_ray.vision import anyres, unires
 from longva_ray.vision.unires import GridRule
 
 Encoding = Literal["unires", "anyres"]
+
 
 MAX_GRIDS: dict[Encoding, int] = {"unires": unires.MAX_GRIDS, "anyres": anyres.MAX_GRIDS}
 

@@ -28,10 +28,12 @@ from longva_ray.vision.anyres import Newline
 
 ProjectorKind = Literal["mlp", "align"]
 
+
 SHARPNESS = 4.0
 """Of the softmax in use. Trained so sharp from its random beginning it hardly learns, and a soft
 one is content with averages over dozens of words: they name a frame, but among hundreds it is not
 always found."""
+
 
 TILE_WEIGHTS = 2**27
 """Weights of the softmax that are computed at a time, 0.5 GiB in float32. For 16 grids of 576

@@ -32,7 +32,10 @@ from longva_ray.video.fitting import Fitting, place
 
 GridRule = Literal["paper", "released"]
 
+
 GRID_SIZE = 336  # paper, section 3.2: the resolution of CLIP-ViT-L-336px
+
+
 MAX_GRIDS = 49  # paper, section 3.2
 
 

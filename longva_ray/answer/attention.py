@@ -1,0 +1,72 @@
+"""Attention over a KV cache without a mask, under a name that transformers knows: `longva_cached`.
+
+    use_cached_attention(model.to(device))     # then prompts in chunks, and answers behind them
+
+A prompt that is read in chunks, or an answer that is scored behind it, is causal attention of the
+last rows of a longer sequence. Transformers describes that by a mask of chunk x prompt, and with a
+mask torch's attention takes no flash kernel on a GPU, and everywhere the keys of grouped-query
+attention, gigabytes of a long prompt, are repeated for every query head in every layer. The kernels
+of the ring need neither (`block`), so they are used here too.
+
+What it does not do: training, batches with padding, sliding windows, score caps. A model that
+needs one of those, or a number format that the device's kernel does not take, keeps its attention.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from longva_ray.ring.choose import choose_kernel
+from longva_ray.ring.plan import Block
+
+NAME = "longva_cached"
+
+
+def use_cached_attention(model: PreTrainedModel) -> None:
+    """Set a language model, on its device, to this attention, unless it needs another."""
+    config = model.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    caps = getattr(config, "attn_logit_softcapping", None)
+    if set(kinds) != {"full_attention"} or caps or getattr(config, "sliding_window", None):
+        return
+    if model.device.type == "cuda" and model.dtype not in (torch.bfloat16, torch.float16):
+        return
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    model.set_attn_implementation(NAME)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in every layer: q (B, N, L, H), k, v (B, M, T, H) -> (B, L, N, H)."""
+    assert attention_mask is None
+    assert not kwargs.get("dropout")
+    length, total = query.shape[2], key.shape[2]
+    block = Block(
+        queries=slice(0, length),
+        keys=slice(0, total),
+        query_starts=(0, length),
+        key_starts=(0, total),
+        causal=True,
+    )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out_BNLH, _lse = choose_kernel(query.device.type).forward(query, key, value, block, scale=scale)
+    return out_BNLH.to(query.dtype).transpose(1, 2), None
+
+
+def _no_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> None:
+    """What transformers calls to build a mask."""
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise ValueError(
+            f"attention {NAME!r} takes no padding: give one prompt at a time, without an "
+            "attention_mask"
+        )

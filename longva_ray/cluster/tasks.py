@@ -1,0 +1,68 @@
+"""Numbered tasks of a preparation, run somewhere in the cluster by Ray Data.
+
+    worker, [(number, ...), ...] -> (number, result) as they finish
+
+Ray decides where and when, never what: a task writes files that follow from its number, so that one
+task at a time or a hundred give the same bytes, and a number whose files exist need not run again.
+What it does not do: keep an order, or hand anything large through the object store.
+"""
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import TaskPoolStrategy
+
+from longva_ray.cluster.graph import graph_of
+
+
+def run_tasks(
+    worker: Callable[..., Any],
+    tasks: list[tuple[Any, ...]],
+    *,
+    cpus: float,
+    memory: int,
+    most: int | None,
+) -> Iterator[tuple[int, Any]]:
+    """`worker(*task)` for every task; yields each task's number, which is its first entry, and its
+    result, in the order in which they finish.
+
+    Args:
+        cpus, memory: what Ray reserves for one task.
+        most: most tasks at a time; None, as many as fit.
+
+    Raises ValueError when no task fits into the cluster; what a worker raises comes through.
+    """
+    if not tasks:
+        return
+    have = ray.cluster_resources().get("CPU", 0.0)
+    if 0 < have < cpus:
+        raise ValueError(
+            f"a task needs {cpus:g} CPUs, but the cluster has {have:g}; lower task_cpus, "
+            "fractions are allowed"
+        )
+    rows = [{"number": task[0], "task": pickle.dumps(task)} for task in tasks]
+    graph = graph_of(rows).map_batches(
+        _Task(worker),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(size=most),
+        num_cpus=cpus,
+        memory=memory,
+    )
+    for row in graph.iter_rows():
+        yield row["number"], pickle.loads(row["result"])
+
+
+class _Task:
+    """Unpacks a task from its row and packs its result: a row carries one opaque value."""
+
+    def __init__(self, worker: Callable[..., Any]) -> None:
+        self._worker = worker
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        task = pickle.loads(row.column("task")[0].as_py())
+        result = self._worker(*task)
+        return pa.table({"number": row.column("number"), "result": [pickle.dumps(result)]})

@@ -1,0 +1,1 @@
+"""Texts and images -> rows to train on, as shards on disk."""

@@ -1,0 +1,1 @@
+"""TEXT -> TOKEN SHARDS: find the files, tokenise, mix, pack into rows, write."""

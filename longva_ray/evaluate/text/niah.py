@@ -1,0 +1,193 @@
+"""The needle test on text: one number hidden in long essays, asked for at the end.
+
+    prefix | essays ... needle ... essays | question | answer        exactly `length` tokens
+
+Appendix A of the paper: "The special magic Singapore number is: 1234567." lies at a sentence end
+near the wanted depth, 0, 3 or 5 needles about other cities at random ones, and an answer is right
+when every teacher-forced likeliest token of the number is. Beside that verdict stands whether the
+model says the number when it answers freely. The number of every prompt is drawn anew from the seed
+and the trial, so trials are independent and do not change when the grid grows.
+"""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
+
+from longva_ray.evaluate.examiner import Examiner
+from longva_ray.evaluate.ledger import Outcome
+from longva_ray.evaluate.subjects import Subject
+from longva_ray.evaluate.text.haystack import Haystack
+from longva_ray.evaluate.text.perplexity import Window, nll_by_position
+from longva_ray.settings.needles import NiahConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One prompt of the grid."""
+
+    distractors: int
+    length: int
+    depth: float
+    sample: int
+
+    @property
+    def key(self) -> str:
+        """Name in the ledger; also what the trial's random numbers come from."""
+        return f"d{self.distractors}-n{self.length}-{self.depth:.4f}-s{self.sample}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NeedlePrompt:
+    """A trial as tokens."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    number: str
+    depth: float
+    """Where the needle really lies, after snapping to a sentence end."""
+
+
+def plan_trials(config: NiahConfig) -> list[Trial]:
+    """All trials of the grid, in the order in which consecutive prompts share most: from the needle
+    that lies furthest to the one at the beginning, all lengths mixed."""
+    trials = [
+        Trial(distractors=distractors, length=length, depth=depth, sample=sample)
+        for distractors in config.distractors
+        for length in config.lengths
+        for depth in config.depths
+        for sample in range(config.samples)
+    ]
+    return sorted(trials, key=lambda t: (t.distractors, -t.depth * t.length, -t.length, t.sample))
+
+
+def plan_windows(config: NiahConfig) -> list[Window]:
+    """Stretches of plain essays whose perplexity is measured."""
+    count = config.perplexity_windows
+    return [Window(number=number, count=count) for number in range(count)]
+
+
+class NiahPrompts:
+    """Builds the prompts of trials for one tokenizer."""
+
+    def __init__(self, config: NiahConfig, essays: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._prefix = self._with_bos(config.prefix)
+        self._haystack = Haystack(essays, tokenizer, min_tokens=max(config.lengths))
+
+    def build(self, trial: Trial) -> NeedlePrompt:
+        """The prompt of a trial; prompt and answer together have exactly `trial.length` tokens.
+
+        Raises ValueError when needles and question alone are longer than that."""
+        config = self._config
+        rng = random.Random(f"{config.seed} {trial.key}")
+        cities = rng.sample(config.cities, len(config.cities))
+        city = config.city or cities[0]
+        others = [other for other in cities if other != city][: trial.distractors]
+        first = 10 ** (config.digits - 1)
+        number, *lies = (str(n) for n in rng.sample(range(first, 10 * first), 1 + len(others)))
+        needle = self._encode(config.needle.format(city=city, number=number))
+        question = self._encode(config.question.format(city=city))
+        space, answer = self._answer_tokens(config.answer.format(number=number))
+        inserted = [
+            self._encode(config.needle.format(city=other, number=lie))
+            for other, lie in zip(others, lies, strict=True)
+        ]
+        fixed = len(self._prefix) + len(needle) + sum(map(len, inserted))
+        size = trial.length - fixed - len(question) - len(space) - len(answer)
+        if size < 1:
+            raise ValueError(
+                f"a length of {trial.length} tokens leaves no room for a haystack: needles, "
+                f"question and answer take {trial.length - size}; ask for longer lengths"
+            )
+        place = self._haystack.snap(trial.depth * size, size)
+        pieces = [(place, needle)]
+        for tokens in inserted:
+            pieces.append((self._haystack.snap(rng.uniform(0, size), size), tokens))
+        story = self._insert(size, pieces)
+        return NeedlePrompt(
+            prompt_ids=self._prefix + story + question + space,
+            answer_ids=answer,
+            number=number,
+            depth=place / size,
+        )
+
+    def window(self, window: Window) -> list[int]:
+        """A stretch of the essays without needles, for perplexity: as long as the longest prompt,
+        or as the essays are. What follows would be the same text again, which any model with a
+        memory knows.
+
+        Stretches begin at places spread over all essays, so that they are different text.
+        """
+        ids = self._haystack.token_ids
+        distinct = len(ids) // self._haystack.repeats
+        length = min(max(self._config.lengths) + 1, distinct)
+        start = window.number * distinct // window.count
+        return [ids[(start + offset) % len(ids)] for offset in range(length)]
+
+    def _insert(self, size: int, pieces: list[tuple[int, list[int]]]) -> list[int]:
+        story: list[int] = []
+        last = 0
+        for place, tokens in sorted(pieces, key=lambda piece: piece[0]):
+            story += self._haystack.token_ids[last:place] + tokens
+            last = place
+        return story + self._haystack.token_ids[last:size]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def _with_bos(self, text: str) -> list[int]:
+        """The text behind what the tokenizer begins a sequence with, if anything."""
+        bos = self._tokenizer.bos_token_id
+        begins = bos is not None and self._tokenizer.encode("")[:1] == [bos]
+        return [bos] * begins + self._encode(text)
+
+    def _answer_tokens(self, text: str) -> tuple[list[int], list[int]]:
+        """Leading blanks, which belong to the prompt, and the tokens that are scored."""
+        ids = self._encode(text)
+        blanks = 0
+        while blanks < len(ids) - 1 and not str(self._tokenizer.decode(ids[: blanks + 1])).strip():
+            blanks += 1
+        return ids[:blanks], ids[blanks:]
+
+
+class NiahWorker:
+    """Trials and windows -> outcomes; holds the model for the life of the worker."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        config: NiahConfig,
+        essays: str,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._config = config
+        self._examiner = Examiner(subject, config, group)
+        self._prompts = NiahPrompts(config, essays, self._examiner.tokenizer)
+
+    def __call__(self, work: Sequence[Trial | Window]) -> dict[str, Outcome]:
+        return {
+            item.key: self._ask(item) if isinstance(item, Trial) else self._read(item)
+            for item in work
+        }
+
+    def _ask(self, trial: Trial) -> Outcome:
+        prompt = self._prompts.build(trial)
+        embeds_1TD = self._examiner.embed(prompt.prompt_ids)
+        score, text = self._examiner.examine(embeds_1TD, prompt.answer_ids)
+        return dataclasses.asdict(trial) | {
+            "exact": score.exact_match,
+            "generated": None if text is None else prompt.number in text,
+            "logprob": score.logprob,
+            "answer": prompt.number,
+            "predicted": str(self._examiner.tokenizer.decode(list(score.predicted_ids))),
+            "text": text,
+            "true_depth": prompt.depth,
+        }
+
+    def _read(self, window: Window) -> Outcome:
+        edges, means = nll_by_position(self._examiner, self._prompts.window(window))
+        return {"window": window.number, "edges": edges, "nll": means}

@@ -1,0 +1,1 @@
+"""The needle in a haystack of video frames (`vniah`)."""

@@ -1,0 +1,181 @@
+"""The needle test on video: one frame hidden among thousands, asked about at the end.
+
+    <video> frame ... frame needle frame ... frame | question -> answer
+
+Section 4 of the paper: a needle image is put as an extra frame before frame int(depth x frames) of
+a haystack of encoded frames, and an answer is right when every teacher-forced likeliest token of it
+is. Beside that verdict stands the model's free answer, and the guess floor: the same questions
+about the same haystacks without the needle, so that a score can be told from what language knows by
+itself.
+
+Shapes: F frames, K needles, Q visual tokens of a frame, D width of the language model.
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+
+from longva_ray.evaluate.examiner import Examiner
+from longva_ray.evaluate.ledger import Outcome
+from longva_ray.evaluate.subjects import Subject
+from longva_ray.lm.prompt import build_prompt, placeholder_ids
+from longva_ray.lm.splice import embed_prompt
+from longva_ray.settings.needles import VniahConfig
+from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.store import ShardStore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One question of the grid."""
+
+    num_frames: int
+    """Frames of the haystack, the needle not counted."""
+    depth: float | None
+    """Where the needle lies: 0 the beginning, 1 the end; None for the guess floor, without it."""
+    needle: int
+
+    @property
+    def place(self) -> int:
+        """Frames before the needle; all of them when there is none."""
+        return self.num_frames if self.depth is None else int(self.depth * self.num_frames)
+
+    @property
+    def key(self) -> str:
+        """Name in the ledger."""
+        depth = "floor" if self.depth is None else f"{self.depth:.4f}"
+        return f"f{self.num_frames}-{depth}-k{self.needle}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedHaystack:
+    """Where the haystack's visual tokens are: videos of the store, one behind the other."""
+
+    store: str
+    video_ids: tuple[str, ...]
+    spec: EncodingSpec
+
+    def tokens(self, num_frames: int) -> torch.Tensor:
+        """The first frames' tokens FQD.
+
+        Raises ValueError when there are fewer."""
+        store = ShardStore(self.store)
+        videos = [store.open(video, self.spec) for video in self.video_ids]
+        have = sum(video.num_frames for video in videos)
+        if have < num_frames:
+            raise ValueError(
+                f"the haystack has {have} frames at {self.spec.sampling}, but the grid asks for "
+                f"{num_frames}; give a longer video, several, or fewer frames"
+            )
+        parts = []
+        for video in videos:
+            take = min(video.num_frames, num_frames)
+            num_frames -= take
+            parts += list(video.parts(0, take))
+        return torch.cat(parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """The needles as the language model meets them."""
+
+    tokens_KQD: torch.Tensor
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _LanguageModel:
+    model: PreTrainedModel
+    placeholder_ids: tuple[int, int]
+
+
+def plan_groups(config: VniahConfig, num_needles: int) -> list[list[Trial]]:
+    """Trials in groups that share everything up to and with the needle, from the needle that lies
+    furthest to the one at the beginning: so the haystack is read once, and at equal places also
+    what lies behind the needle."""
+    depths = [*config.depths, *([None] if config.floor else [])]
+    groups: dict[tuple[int, bool, int], list[Trial]] = {}
+    for num_frames in sorted(config.frames, reverse=True):
+        for depth in depths:
+            for needle in range(num_needles):
+                trial = Trial(num_frames=num_frames, depth=depth, needle=needle)
+                # Without needle the questions follow the same frames; they are one group.
+                group = (-trial.place, depth is None, -1 if depth is None else needle)
+                groups.setdefault(group, []).append(trial)
+    return [groups[group] for group in sorted(groups)]
+
+
+def says(text: str, answer: str) -> bool:
+    """Whether a free answer gives the right one: as whole words, in any case, anywhere; a single
+    character only at the beginning, since letters of a choice are also words of a sentence."""
+    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
+    if found is None or len(answer) > 1:
+        return found is not None
+    return not re.search(r"\w", text[: found.start()])
+
+
+class VniahWorker:
+    """Trials -> outcomes; holds the model and the haystack for the life of the worker."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        config: VniahConfig,
+        haystack: EncodedHaystack,
+        questions: Questions,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._examiner = Examiner(subject, config, group)
+        model = self._examiner.model
+        self._language_model = _LanguageModel(
+            model=model, placeholder_ids=placeholder_ids(self._examiner.tokenizer)
+        )
+        self._haystack_FQD = haystack.tokens(max(config.frames)).to(model.device)
+        self._needles_KQD = questions.tokens_KQD.to(model.device)
+        self._questions = questions
+
+    def __call__(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
+        return {trial.key: self._outcome(trial) for trial in trials}
+
+    def _outcome(self, trial: Trial) -> Outcome:
+        started = time.perf_counter()
+        answer = self._questions.answers[trial.needle]
+        answer_ids = self._examiner.tokenizer.encode(
+            answer, add_special_tokens=False, split_special_tokens=True
+        )
+        score, text = self._examiner.examine(self._prompt(trial), answer_ids)
+        return dataclasses.asdict(trial) | {
+            "exact": score.exact_match,
+            "generated": None if text is None else says(text, answer),
+            "logprob": score.logprob,
+            "answer": answer,
+            "predicted": str(self._examiner.tokenizer.decode(list(score.predicted_ids))),
+            "predicted_ids": list(score.predicted_ids),
+            "text": text,
+            "seconds": time.perf_counter() - started,
+        }
+
+    @torch.inference_mode()
+    def _prompt(self, trial: Trial) -> torch.Tensor:
+        """Embeddings 1TD of the whole prompt."""
+        frames = [self._haystack_FQD[: trial.place]]
+        if trial.depth is not None:
+            needle_1QD = self._needles_KQD[trial.needle : trial.needle + 1]
+            frames += [needle_1QD, self._haystack_FQD[trial.place : trial.num_frames]]
+        video_FQD = torch.cat(frames)
+        content = [
+            {"type": "video"},
+            {"type": "text", "text": self._questions.questions[trial.needle]},
+        ]
+        ids_T = build_prompt(
+            self._examiner.tokenizer,
+            [{"role": "user", "content": content}],
+            [video_FQD.shape[0] * video_FQD.shape[1]],
+        )
+        return embed_prompt(self._language_model, ids_T, [video_FQD])

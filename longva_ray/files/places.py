@@ -1,0 +1,200 @@
+"""Paths and URIs: one way to reach local disks, object stores, and everything that fsspec knows."""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote, urlparse
+
+import pyarrow as pa
+import pyarrow.fs
+
+logger = logging.getLogger(__name__)
+
+
+def is_uri(place: str) -> bool:
+    """Whether a place is a URI such as `s3://bucket/key`, and not a path."""
+    return "://" in place
+
+
+def file_name(place: str) -> str:
+    """Name of a file without its folder, and without the query of a URI."""
+    return Path(urlparse(place).path if is_uri(place) else place).name
+
+
+def child(folder: str, name: str) -> str:
+    """The place `name` in a folder; the query of a URI stays behind the path."""
+    path, mark, query = folder.partition("?") if is_uri(folder) else (folder, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def open_place(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """File system and path of a place; pyarrow's own file systems first, fsspec's for every other
+    URI."""
+    if not is_uri(place):
+        return pyarrow.fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
+    try:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(place)
+    except pa.ArrowInvalid:
+        import fsspec
+
+        handler, path = fsspec.core.url_to_fs(place)
+        filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(handler))
+    return filesystem, path.rstrip("/")
+
+
+def list_folder(place: str) -> list[str] | None:
+    """The files of a folder by name, as places of the same kind; None for what is no folder, or
+    cannot be reached. Folders inside are left out."""
+    try:
+        filesystem, path = open_place(place)
+        if filesystem.get_file_info(path).type != pyarrow.fs.FileType.Directory:
+            return None
+        inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
+    except (OSError, ValueError, ImportError):
+        return None
+    names = sorted(
+        Path(entry.path).name for entry in inside if entry.type == pyarrow.fs.FileType.File
+    )
+    if not is_uri(place):
+        return [child(path, name) for name in names]
+    if not isinstance(filesystem, pyarrow.fs.PyFileSystem):  # pyarrow decodes its URIs, fsspec not
+        names = [quote(name) for name in names]
+    return [child(place, name) for name in names]
+
+
+@contextlib.contextmanager
+def local_file(place: str) -> Iterator[Path]:
+    """A path for as long as it is needed: the file itself, or a temporary copy of what a URI names.
+
+    Raises OSError when a URI cannot be fetched.
+    """
+    if not is_uri(place):
+        yield Path(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="longva-") as folder:
+        copy = Path(folder) / file_name(place)
+        try:
+            filesystem, path = open_place(place)
+            is_file = filesystem.get_file_info(path).type == pyarrow.fs.FileType.File
+            if is_file:
+                pyarrow.fs.copy_files(
+                    path,
+                    str(copy),
+                    source_filesystem=filesystem,
+                    destination_filesystem=pyarrow.fs.LocalFileSystem(),
+                )
+        # Every client of fsspec has errors of its own: aiohttp's are no OSError.
+        except Exception as error:
+            raise OSError(f"{place} cannot be fetched: {error!r}") from error
+        if not is_file:
+            raise OSError(f"{place} is no file")
+        yield copy
+
+
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets in the driver of a submitted job."""
+
+
+VIDEO_SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".ogv"),
+}
+
+
+def find_videos(places: Sequence[str]) -> list[str]:
+    """Video files of a list of files and folders, each a path or a URI (a folder gives its videos,
+    sorted by name).
+
+    Files are taken whatever their suffix and need not exist: the run's report says what is wrong
+    with them. What of a folder is left out, other files and folders inside, is counted in the log.
+
+    Raises ValueError when a folder holds no videos.
+    """
+    found: list[str] = []
+    for place in places:
+        place = absolute(place)
+        inside = None if _is_video_name(place) and is_uri(place) else list_folder(place)
+        if inside is None:
+            found.append(place)
+            continue
+        videos = [file for file in inside if _is_video_name(file)]
+        others, folders = len(inside) - len(videos), _count_folders(place)
+        left_out = f"{others} other file(s) and {folders} folder(s)"
+        if not videos:
+            raise ValueError(
+                f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {place}, but "
+                f"{left_out}; name the files, or the folder that they are in"
+            )
+        if others or folders:
+            logger.warning(
+                "%s gives %d video(s); %s are left out: name them if they hold videos, too",
+                place,
+                len(videos),
+                left_out,
+            )
+        found.extend(videos)
+    return found
+
+
+def _count_folders(place: str) -> int:
+    filesystem, path = open_place(place)
+    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
+    return sum(entry.type == pyarrow.fs.FileType.Directory for entry in inside)
+
+
+def _is_video_name(place: str) -> bool:
+    return Path(file_name(place)).suffix.lower() in VIDEO_SUFFIXES
+
+
+def absolute(place: str) -> str:
+    """A path as every worker sees it; URLs stay as they are.
+
+    Workers run in other folders, so relative paths are resolved here, in the driver. A submitted
+    job's driver itself runs in a temporary copy of the working directory that Ray deletes, where a
+    relative path would lose the output.
+
+    Raises ValueError for a relative path in a submitted job.
+    """
+    if is_uri(place):
+        return place
+    path = Path(place).expanduser()
+    if not path.is_absolute() and _has_working_dir():
+        raise ValueError(
+            f"{place!r} is relative, but this is a submitted job, whose folder is a temporary "
+            "copy; give an absolute path or a URI that every node can reach"
+        )
+    return str(path.absolute())
+
+
+def local_path(place: str) -> Path:
+    """Where a report goes: an absolute path of this machine.
+
+    Raises ValueError for a URI, or for a relative path in a submitted job.
+    """
+    if is_uri(place):
+        raise ValueError(
+            f"{place!r} is a URI, but reports and figures are written to a disk; give a path, and "
+            "copy the results from there"
+        )
+    return Path(absolute(place))
+
+
+def model_place(model: str) -> str:
+    """A checkpoint as every worker finds it: a folder that is here by its absolute path, anything
+    else, such as a Hugging Face id, as it is."""
+    return absolute(model) if Path(model).expanduser().exists() else model
+
+
+def is_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return _JOB_CONFIG in os.environ
+
+
+def _has_working_dir() -> bool:
+    """Whether this is a submitted job that runs in a temporary copy of a folder."""
+    config = json.loads(os.environ.get(_JOB_CONFIG, "{}"))
+    return bool(config.get("runtime_env", {}).get("working_dir"))

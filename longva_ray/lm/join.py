@@ -1,0 +1,126 @@
+"""Make a LongVA checkpoint: from random weights, or from a language model and a vision tower."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from longva_ray.lm.layout import LANGUAGE, PROJECTOR
+from longva_ray.lm.load import _apply_generation_config, _load
+from longva_ray.lm.longva import (
+    LongVAConfig,
+    LongVAForConditionalGeneration,
+)
+from longva_ray.lm.processor import processor_for
+from longva_ray.lm.prompt import add_placeholders, placeholder_ids
+from longva_ray.lm.tower_weights import clip_config, clip_tensors
+from longva_ray.lm.weights import read_tensors, resolve, save_folder
+from longva_ray.video.fitting import Fitting
+from longva_ray.vision.encoding import MAX_GRIDS, Encoding
+from longva_ray.vision.projector import ProjectorKind
+from longva_ray.vision.unires import GridRule
+
+
+def initialise_longva(
+    config: LongVAConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, path: str | Path
+) -> None:
+    """Save a model with random weights and its processor; the same seed gives the same bytes.
+
+    The tokenizer decides the placeholder ids, and the end-of-turn and padding tokens of generation.
+
+    Raises:
+        ValueError: `path` exists, or the tokenizer has no ChatML tokens.
+    """
+    config = copy.deepcopy(config)
+    config.image_token_id, config.video_token_id = add_placeholders(tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LongVAForConditionalGeneration(config)
+    model.give_words_to_projector()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    with save_folder(Path(path)) as folder:
+        _save(model, tokenizer, folder)
+
+
+def assemble_longva(
+    text_backbone: str | Path,
+    clip: str | Path,
+    *,
+    seed: int,
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    grid_rule: GridRule = "paper",
+    frame_fitting: Fitting = "letterbox",
+    encoding: Encoding = "unires",
+    projector: ProjectorKind = "mlp",
+) -> None:
+    """Join a text backbone and a CLIP tower by a fresh projector and save it all to `path`.
+
+    The starting point of vision alignment (paper, section 3.2): the backbone is the
+    context-extended language model.
+
+    Args:
+        text_backbone: checkpoint of a Qwen2- or Llama-shaped causal model with a ChatML tokenizer.
+        clip: checkpoint of a `CLIPModel` or `CLIPVisionModel`.
+        seed: of the projector.
+        path: the new folder.
+        dtype: of the saved weights.
+        grid_rule: see `longva_ray.vision.unires`.
+        frame_fitting: see `longva_ray.video.fitting`.
+        encoding: of images, see `longva_ray.vision.encoding`; it decides the most grids, too.
+        projector: see `longva_ray.vision.projector`.
+
+    Raises:
+        ValueError: `path` exists, a source is not what it should be, or lacks weights.
+    """
+    # Entered first: that there is something already is said before minutes of loading.
+    with save_folder(Path(path)) as folder:
+        text_folder, clip_folder = resolve(text_backbone), resolve(clip)
+        tokenizer = AutoTokenizer.from_pretrained(text_folder)
+        image_token_id, video_token_id = add_placeholders(tokenizer)
+        config = LongVAConfig(
+            vision_config=clip_config(clip_folder),
+            text_config=AutoConfig.from_pretrained(text_folder),
+            image_token_id=image_token_id,
+            video_token_id=video_token_id,
+            grid_rule=grid_rule,
+            frame_fitting=frame_fitting,
+            encoding=encoding,
+            max_grids=MAX_GRIDS[encoding],
+            projector=projector,
+        )
+        for part in (config.vision, config.text):
+            part.name_or_path = ""  # where the parts lay means nothing to whom the whole is given
+        tensors = read_tensors(text_folder, lambda stored: LANGUAGE + stored, dtype)
+        tensors |= clip_tensors(clip_folder, config, dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _load(
+                LongVAForConditionalGeneration,
+                config,
+                tensors,
+                dtype=dtype,
+                attn_implementation=None,
+                fresh=PROJECTOR,
+            )
+        model.give_words_to_projector()
+        _apply_generation_config(model, text_folder, config)
+        _save(model, tokenizer, folder)
+
+
+def _save(
+    model: LongVAForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    assert model.config.placeholder_ids == placeholder_ids(tokenizer)
+    tokens_per_grid = model.frame_encoder.tokens_per_grid
+    processor = processor_for(model.config, tokenizer, tokens_per_grid=tokens_per_grid)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""What a training step needs in memory, computed before it is launched."""

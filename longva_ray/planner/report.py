@@ -1,0 +1,190 @@
+"""`longva plan`: the memory plan of a recipe as tables, or as JSON.
+
+Takes the model's shape and the training switches from the recipe, the machines from the command
+line. Reads configs only: no weights, no network.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from longva_ray.planner.memory import GIB, Budget, ModelShape, Setup, longest, peak, terms
+from longva_ray.settings.training import ExtendConfig
+
+_UNITS = {"MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a training step needs, what fits, and which switch buys what; nothing is run."""
+
+    recipe: str = "tiny"
+    """Named set-up whose model and training switches are planned."""
+    model: str | None = None
+    """Folder with the config.json of another model."""
+    gpus: int = 8
+    gpu_memory: str = "80GiB"
+    """Memory of one GPU."""
+    host_memory: str | None = None
+    """Memory of one node's host; None does not limit it."""
+    gpus_per_node: int = 8
+    ring_size: int | None = None
+    """GPUs that share one sequence; None means all."""
+    length: int | None = None
+    """Tokens of the sequence that the table is for; None means the recipe's longest."""
+    json: bool = False
+    """Print JSON instead of tables."""
+    extend: ExtendConfig
+
+
+def bytes_of(text: str) -> float:
+    """`80GiB`, `1.5TB` -> bytes. Raises ValueError for anything else."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]i?B)\s*", text, re.IGNORECASE)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"want a size like 80GiB or 1.5TB, got {text!r}")
+    return float(match[1]) * _UNITS[match[2].upper()]
+
+
+def text_config(recipe: str, model: str | None) -> Any:
+    """Config of the language model to be trained.
+
+    Raises ValueError for a recipe whose config is only on the hub, and a folder without a config.
+    """
+    from longva_ray.lm.load import load_longva_config
+    from longva_ray.lm.longva import LongVAConfig
+    from longva_ray.recipes import get_recipe
+
+    if model is None and recipe == "longva_7b":
+        return LongVAConfig().text
+    model = model or get_recipe(recipe).checkpoint
+    if model is None:
+        raise ValueError(
+            f"the architecture of recipe {recipe!r} is not part of this package; give --model "
+            "FOLDER with its config.json"
+        )
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"want a folder with a config.json, got {model!r}")
+    if json.loads(path.read_text()).get("model_type") in ("longva", "llava_qwen"):
+        return load_longva_config(model).text
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model).get_text_config()
+
+
+def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:
+    """Each switch by name: the set-up with it off, and with it on."""
+
+    def train(**changes: Any) -> Setup:
+        return dataclasses.replace(setup, train=dataclasses.replace(setup.train, **changes))
+
+    def both(name: str) -> tuple[Setup, Setup]:
+        off, on = (dataclasses.replace(setup, **{name: value}) for value in (False, True))  # type: ignore[arg-type]
+        return off, on
+
+    yield "tiled loss", *both("tiled_loss")
+    yield (
+        "activation checkpoints",
+        train(checkpoint_activations=False),
+        train(checkpoint_activations=True),
+    )
+    yield (
+        "checkpoints on the host",
+        train(offload_activations=False),
+        train(offload_activations=True),
+    )
+    yield "tiled MLPs", train(tile_mlps=False), train(tile_mlps=True)
+    yield "kept ring outputs", *both("keep_ring")
+    yield "all-gathered keys", *both("all_gather")
+    yield (
+        f"ring of {setup.gpus}",
+        dataclasses.replace(setup, ring_size=1),
+        dataclasses.replace(setup, ring_size=setup.gpus),
+    )
+    if setup.train.zero_stage:
+        yield "model states on the host", train(offload=False), train(offload=True)
+        yield "ZeRO-3 instead of ZeRO-1", train(zero_stage=1), train(zero_stage=3)
+
+
+def make_plan(options: PlanOptions) -> dict[str, Any]:
+    """Everything that the tables show, in bytes and tokens.
+
+    Raises ValueError for a model that is not there and options that do not fit each other."""
+    from longva_ray.recipes import get_recipe
+
+    usual = get_recipe(options.recipe).extend
+    for name in ("num_workers", "ring_size"):
+        if getattr(options.extend, name) != getattr(usual, name):
+            raise ValueError("a plan takes --gpus and --ring-size, not those of --extend")
+    model = ModelShape.of(text_config(options.recipe, options.model))
+    setup = Setup(
+        model=model,
+        gpus=options.gpus,
+        train=options.extend,
+        ring_size=options.ring_size or options.gpus,
+    )
+    host = None
+    if options.host_memory is not None:
+        host = bytes_of(options.host_memory) / min(options.gpus, options.gpus_per_node)
+    budget = Budget(gpu=bytes_of(options.gpu_memory), host=host)
+    length = options.length or options.extend.max_tokens
+    found = terms(setup, -(-length // setup.ring_size))
+    gpu, host_needed = peak(found)
+    return {
+        "model": dataclasses.asdict(model),
+        "gpus": setup.gpus,
+        "ring_size": setup.ring_size,
+        "length": length,
+        "terms": [dataclasses.asdict(term) for term in found],
+        "peak_gpu": gpu,
+        "usable_gpu": budget.usable_gpu,
+        "host_per_gpu": host_needed,
+        "host_limit_per_gpu": host,
+        "fits": budget.holds(found),
+        "longest": longest(setup, budget),
+        "switches": [
+            {"switch": name, "off": longest(off, budget), "on": longest(on, budget)}
+            for name, off, on in switches(setup)
+        ],
+    }
+
+
+def print_plan(plan: dict[str, Any], console: Console) -> None:
+    """Two tables: the terms at one length, and the longest sequence by switch."""
+    model = plan["model"]
+    title = (
+        f"{model['parameters'] / 1e9:.2f}B parameters, {plan['gpus']} GPUs in rings of "
+        f"{plan['ring_size']}, one sequence of {plan['length']:,} tokens"
+    )
+    table = Table(title=title)
+    for column in ("what", "when", "formula"):
+        table.add_column(column)
+    for column in ("GiB a GPU", "GiB of host a GPU"):
+        table.add_column(column, justify="right")
+    for term in plan["terms"]:
+        cells = (f"{term[place] / GIB:.2f}" if term[place] else "" for place in ("gpu", "host"))
+        table.add_row(term["name"], term["moment"], term["formula"], *cells)
+    table.add_section()
+    needed = (plan["peak_gpu"], plan["host_per_gpu"])
+    table.add_row("held + the largest moment", "", "", *(f"{n / GIB:.2f}" for n in needed))
+    limit = plan["host_limit_per_gpu"]
+    limits = (f"{plan['usable_gpu'] / GIB:.2f}", "" if limit is None else f"{limit / GIB:.2f}")
+    table.add_row("usable", "", "", *limits)
+    console.print(table)
+    console.print(
+        f"{plan['length']:,} tokens {'fit' if plan['fits'] else 'do not fit'}; the longest "
+        f"sequence that fits: {plan['longest']:,} tokens"
+    )
+    table = Table(title="longest sequence by switch, all else as planned")
+    table.add_column("switch")
+    for column in ("off", "on"):
+        table.add_column(column, justify="right")
+    for row in plan["switches"]:
+        table.add_row(row["switch"], f"{row['off']:,}", f"{row['on']:,}")
+    console.print(table)

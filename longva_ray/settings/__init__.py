@@ -1,0 +1,7 @@
+"""The typed settings of every stage, as frozen keyword-only dataclasses.
+
+Each default cites where it comes from: a section of the paper (*Long Context Transfer from Language
+to Vision*), the released scripts, or a limit of ours. Settings that change what an image or a video
+turns into (grid rule, frame fitting, pooling, vision layer) are not here: they belong to the
+weights and live in `lm.longva.LongVAConfig`.
+"""

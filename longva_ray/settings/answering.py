@@ -1,0 +1,55 @@
+"""Settings of answering: how an answer is sampled, and how the server is deployed."""
+
+import dataclasses
+from typing import Literal
+
+from longva_ray.settings.base import Dtype
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationSettings:
+    """How an answer is sampled. Defaults are greedy, as in the paper's evaluations (temperature
+    0)."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature must lie in [0, 2], got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """How the evaluation and chat application is deployed."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. The default is not reachable from other machines; any that is needs an
+    API key."""
+    port: int = 8000
+    lm_replicas: int = 1
+    lm_cpus: float = 1.0
+    lm_gpus: float = 0.0
+    encoder_gpus: float = 0.0
+    """GPUs of the replica that encodes videos nobody encoded yet; a fraction shares one with the
+    language model."""
+    dtype: Dtype = "bfloat16"
+    prefill_chunk: int = 2048
+    """Prompt tokens in one forward pass while the KV cache is filled. Bounds activation and mask
+    memory."""
+    max_prompt_tokens: int | None = None
+    """Longest prompt accepted, visual tokens and the answer included; None leaves it to the
+    checkpoint's own limit."""
+    max_ongoing_requests: int = 4
+    """Questions that one replica works on at a time; each holds a KV cache of its own."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    max_queued_requests: int = 32
+    """Requests waiting at one proxy before it answers 503; an unbounded queue only hides an
+    overload."""

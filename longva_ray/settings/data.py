@@ -1,0 +1,103 @@
+"""Settings of training data: texts -> token shards, images -> vision shards."""
+
+import dataclasses
+from typing import Literal
+
+from longva_ray.video.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TextDataConfig:
+    """How text becomes token shards for the text extension (section 3.1 of the paper)."""
+
+    tokenizer: str | None = None
+    """Checkpoint whose tokenizer is used: a folder or a Hugging Face id; None means the recipe's
+    own."""
+    sequence_length: int = 224_000
+    """Tokens of one training sequence (section 3.1)."""
+    upsample_longer_than: int = 4096
+    """Documents of more tokens than this are up-sampled (section 3.1)."""
+    upsample_factor: float = 5.0
+    """How many times as often as a short document of its domain a long one is taken; 1 turns
+    up-sampling off. The paper gives no number. Where long documents hold 30% of the tokens, about
+    as in SlimPajama (Fu et al. 2024, Figure 2), 5 makes it 68%."""
+    target_tokens: int | None = None
+    """Tokens to write, before padding; None means as many as the source has."""
+    separator: str = "auto"
+    """Token between documents: `bos` before each, `eos` behind each, `auto` for BOS where the
+    tokenizer has one and else EOS (section 3.1), or a token by its text, behind each."""
+    keep_whole: bool = False
+    """Never cut a document: what does not fit goes to the next sequence and the rest is padded."""
+    text_field: str = "text"
+    """Field or column of the text; a dot reaches into a nested one."""
+    domain_field: str | None = "meta.redpajama_set_name"
+    """Field or column of the domain, whose share in tokens is kept (default: SlimPajama's); None
+    puts everything into one. In a folder of text files the domain is the first subfolder."""
+    labels_field: str | None = None
+    """Field or column with the character spans [start, stop) of a text that are trained on; the
+    rest is read only. None trains on everything, as language models are."""
+    parse_special_tokens: bool = False
+    """Whether `<|im_start|>` and the like in a text become control tokens; by default a text cannot
+    contain any."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do with a record or file that cannot be read: stop, or leave it out and count it."""
+    seed: int = 0
+    """Decides which documents are repeated or left out, and their order."""
+    part_tokens: int = 2**24
+    """Tokens of one file of shards: the unit of packing and resuming; 64 MiB."""
+    group_bytes: int = 16 * 2**20
+    """Small files are read together until they reach this size, and larger ones of plain JSON lines
+    in parts of it: the unit of tokenising."""
+    task_cpus: float = 1.0
+    """CPUs that Ray reserves for one task."""
+    max_tasks: int | None = None
+    """Most tasks at a time; None means as many as the cluster has CPUs for."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "part_tokens", "group_bytes", "upsample_longer_than"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"text.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("target_tokens", "max_tasks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"text.{name} must be at least 1 or None, got {value}")
+        if self.upsample_factor < 1:
+            raise ValueError(
+                f"text.upsample_factor must be at least 1, got {self.upsample_factor}; 1 leaves "
+                "the lengths as they are"
+            )
+        if self.task_cpus <= 0:
+            raise ValueError(f"text.task_cpus must be above 0, got {self.task_cpus}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageDataConfig:
+    """How images and conversations in LLaVA's form become vision shards (section 3.2)."""
+
+    row_tokens: int = 32_768
+    """Most tokens in a row of packed samples; a longer sample cannot be used (scripts: 32768)."""
+    image_folder: str | None = None
+    """What paths of images are relative to; None, the folder of each JSON file."""
+    sampling: str = "1fps"
+    """Which frames of a video sample: `1fps`, `uniform:32` or `every`."""
+    on_error: Literal["skip", "stop"] = "skip"
+    """What to do with a sample that cannot be used: leave it out and name it in the report, or
+    stop."""
+    seed: int = 0
+    """Decides the order of the samples, and what `random` in a mixture takes."""
+    part_samples: int = 256
+    """Samples in one file of shards: the unit of parallel work and of resuming."""
+    task_cpus: float = 1.0
+    """CPUs that Ray reserves for one task."""
+    max_tasks: int | None = None
+    """Most tasks at a time; None means as many as the cluster has CPUs for."""
+
+    def __post_init__(self) -> None:
+        Sampling.parse(self.sampling)
+        for name in ("row_tokens", "part_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"images.{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_tasks is not None and self.max_tasks < 1:
+            raise ValueError(f"images.max_tasks must be at least 1 or None, got {self.max_tasks}")
+        if self.task_cpus <= 0:
+            raise ValueError(f"images.task_cpus must be above 0, got {self.task_cpus}")

@@ -1,0 +1,44 @@
+"""Settings of encoding: videos -> embedding shards."""
+
+import dataclasses
+
+from longva_ray.settings.base import Dtype
+from longva_ray.video.probe import DecoderName
+from longva_ray.video.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeConfig:
+    """How videos become embedding shards."""
+
+    sampling: str = "1fps"
+    """Which frames: `1fps` (section 4 of the paper), `0.5fps`, `uniform:128` or `every`."""
+    dtype: Dtype = "bfloat16"
+    """Number format of the encoder and of the stored tokens; the released model runs in 16 bits."""
+    micro_batch: int = 32
+    """Frames in one forward pass of the vision tower. Bounds its memory whatever the length of the
+    video."""
+    part_frames: int = 64
+    """Frames in one shard file: the unit of work, of resuming and of a disk read."""
+    decoder: DecoderName = "pyav"
+    """Who decodes: PyAV, or decord, which is slower and does not notice damage (`video.decode`)."""
+    decode_cpus: float = 0.9
+    """CPUs that Ray reserves for one decoding task."""
+    encoder_cpus: float = 1.0
+    """CPUs that Ray reserves for one encoder actor."""
+    encoder_gpus: float = 1.0
+    """GPUs that Ray reserves for one encoder actor; 0 encodes on CPUs."""
+    max_encoders: int | None = None
+    """Most encoder actors; None means as many as the GPUs of the cluster hold now, or one without
+    GPUs. A number tells an autoscaling cluster, which may show no GPU at first, how far to grow."""
+
+    def __post_init__(self) -> None:
+        Sampling.parse(self.sampling)
+        for name in ("micro_batch", "part_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("decode_cpus", "encoder_cpus"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.max_encoders is not None and self.max_encoders < 1:
+            raise ValueError(f"max_encoders must be at least 1 or None, got {self.max_encoders}")

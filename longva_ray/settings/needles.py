@@ -1,0 +1,145 @@
+"""Settings of the needle tests, on text and on video."""
+
+import dataclasses
+
+from longva_ray.settings.base import Dtype
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SweepConfig:
+    """How the cells of a needle test are spread over a cluster, and how each is scored."""
+
+    dtype: Dtype = "bfloat16"
+    """Number format of the model under test; the paper evaluates in bfloat16."""
+    ring_size: int = 1
+    """Processes that share one prompt by ring attention, for prompts beyond one device's memory.
+    Above 1 prompts are scored by teacher forcing alone, without a KV cache."""
+    max_workers: int | None = None
+    """Most models (rings) at work at a time; None means as many as fit into the cluster now."""
+    worker_cpus: float = 1.0
+    """CPUs that Ray reserves for each process of a ring."""
+    worker_gpus: float = 1.0
+    """GPUs that Ray reserves for each process of a ring; 0 runs on CPUs."""
+    prefill_chunk: int = 2048
+    """Prompt tokens in one forward pass. Prompts share what they begin with in whole chunks."""
+    reuse_prefix: bool = True
+    """Compute the KV of what consecutive prompts begin with once. Changes seconds, no decision."""
+    generate: bool = True
+    """Let the model answer freely too, beside the paper's teacher-forced rule."""
+    extra_tokens: int = 4
+    """Tokens that a free answer may be longer than the right one."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("ring_size", "prefill_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_workers is not None and self.max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1 or None, got {self.max_workers}")
+        if self.dtype == "float32" and self.worker_gpus and self.ring_size > 1:
+            raise ValueError(
+                "attention kernels of GPUs take 16 bits, got dtype float32 with a ring of "
+                f"{self.ring_size} on GPUs; set dtype bfloat16, ring_size 1 or worker_gpus 0"
+            )
+        if self.worker_cpus < 0 or self.worker_gpus < 0 or self.worker_cpus + self.worker_gpus == 0:
+            raise ValueError(
+                "a worker needs some CPU or GPU, got "
+                f"worker_cpus={self.worker_cpus}, worker_gpus={self.worker_gpus}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NiahConfig(SweepConfig):
+    """The needle-in-a-haystack test on text (appendix A of the paper)."""
+
+    lengths: tuple[int, ...] = tuple(range(32_000, 512_001, 32_000))
+    """Tokens of the whole sequence, question and answer included (scripts: 32K..512K, step 32K)."""
+    depths: tuple[float, ...] = tuple(step / 10 for step in range(11))
+    """Where the needle lies: 0 is the beginning of the haystack, 1 its end (scripts: step .1)."""
+    samples: int = 5
+    """Prompts for each length and depth, each with another number (appendix A)."""
+    distractors: tuple[int, ...] = (0, 3, 5)
+    """Needles about other cities in the same haystack; one panel for each number (appendix A)."""
+    digits: int = 7
+    """Digits of a magic number (appendix A)."""
+    city: str | None = "Singapore"
+    """Whose number is asked for (appendix A); None draws one of `cities` for each prompt."""
+    cities: tuple[str, ...] = (
+        "Singapore",
+        "New York",
+        "London",
+        "Paris",
+        "Tokyo",
+        "Beijing",
+        "Berlin",
+        "Cairo",
+    )
+    """Cities that distractors are about, and needles when `city` is None."""
+    prefix: str = "This is a very long story book: <book>"
+    """What stands before the haystack (appendix A)."""
+    needle: str = "\nThe special magic {city} number is: {number}.\n"
+    question: str = (
+        "</book>.\n Based on the content of the book, Question: What is the special magic {city} "
+        "number? Answer: The special magic {city} number is:"
+    )
+    """What stands behind the haystack; the answer continues it."""
+    answer: str = " {number}"
+    essays: str | None = None
+    """Folder of .txt files that the haystack is made of, in the order of their names; None takes
+    the ones in this package."""
+    rope_bases: tuple[float, ...] = ()
+    """RoPE bases to try on the first model without any training; the best by score is reported.
+    The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
+    perplexity_windows: int = 4
+    """Windows over which perplexity by position is averaged, of the longest length or of all the
+    essays where they are shorter; 0 leaves the plot out."""
+
+    def __post_init__(self) -> None:
+        SweepConfig.__post_init__(self)
+        if not self.lengths or not self.depths or not self.distractors or self.samples < 1:
+            raise ValueError("lengths, depths, distractors and samples must not be empty")
+        if any(not 0 <= depth <= 1 for depth in self.depths):
+            raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
+        if min(self.distractors) < 0 or max(self.distractors) >= len(self.cities):
+            raise ValueError(
+                f"distractors={self.distractors} with {len(self.cities)} cities; each is about a "
+                "city of its own, so give more cities"
+            )
+        if self.city is not None and self.city not in self.cities:
+            raise ValueError(f"city {self.city!r} is none of cities {self.cities}; add it there")
+        if not 1 <= self.digits <= 18:
+            raise ValueError(f"digits must lie in [1, 18], got {self.digits}")
+        for name in ("needle", "answer"):
+            if "{number}" not in getattr(self, name):
+                raise ValueError(f"{name} must contain {{number}}, got {getattr(self, name)!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VniahConfig(SweepConfig):
+    """The needle-in-a-haystack test on video (section 4 of the paper)."""
+
+    frames: tuple[int, ...] = tuple(range(200, 3001, 200))
+    """Frames of the haystack (scripts: 200 to 3000, step 200)."""
+    depths: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """Where the needle lies: before frame int(depth x frames) (scripts: step .2)."""
+    needles: str | None = None
+    """Dataset of needles: a .json or .parquet file, or a folder of a dataset, with the columns
+    image, question and answer, as lmms-lab/v_niah_needles has; None draws cards with numbers."""
+    floor: bool = True
+    """Ask every question once more without its needle, to see what can be guessed."""
+    rope_bases: tuple[float, ...] = ()
+    """RoPE bases to try on the last model without any training; the best by score is reported.
+    The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
+    compare_plain: bool = False
+    """Run everything again without prefix reuse: reports the seconds of both and asserts that no
+    decision differs."""
+    extra_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        SweepConfig.__post_init__(self)
+        if not self.frames or not self.depths or min(self.frames) < 1:
+            raise ValueError(f"frames and depths must not be empty, got {self.frames}")
+        if any(not 0 <= depth <= 1 for depth in self.depths):
+            raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
+        if self.compare_plain and not (self.reuse_prefix and self.ring_size == 1):
+            raise ValueError("compare_plain compares reuse_prefix=True, ring_size=1 with neither")

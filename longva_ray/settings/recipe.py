@@ -1,0 +1,44 @@
+"""The typed settings of every stage, as frozen keyword-only dataclasses.
+
+Each default cites where it comes from: a section of the paper (*Long Context Transfer from Language
+to Vision*), the released scripts, or a limit of ours. Settings that change what an image or a video
+turns into (grid rule, frame fitting, pooling, vision layer) are not here: they belong to the
+weights and live in `lm.longva.LongVAConfig`.
+
+`from_dict` refuses unknown keys, so a misspelt option is an error and never a silent default.
+"""
+
+import dataclasses
+
+from longva_ray.settings.answering import ServeConfig
+from longva_ray.settings.data import ImageDataConfig, TextDataConfig
+from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.settings.needles import NiahConfig, VniahConfig
+from longva_ray.settings.training import AlignConfig, ExtendConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A complete named set-up: which weights, and every stage's settings."""
+
+    name: str
+    description: str
+    checkpoint: str | None
+    """Folder or Hugging Face id of LongVA weights; None, there are none: text only."""
+    encode: EncodeConfig = dataclasses.field(default_factory=EncodeConfig)
+    serve: ServeConfig = dataclasses.field(default_factory=ServeConfig)
+    niah: NiahConfig = dataclasses.field(default_factory=NiahConfig)
+    vniah: VniahConfig = dataclasses.field(default_factory=VniahConfig)
+    base: str | None = None
+    """Folder or Hugging Face id of the language model that text extension starts from."""
+    extend: ExtendConfig = dataclasses.field(default_factory=ExtendConfig)
+    text: TextDataConfig = dataclasses.field(default_factory=TextDataConfig)
+    images: ImageDataConfig = dataclasses.field(default_factory=ImageDataConfig)
+    align_projector: AlignConfig = dataclasses.field(
+        default_factory=lambda: AlignConfig(
+            train="projector", learning_rate=1e-3, steps=3_000, warmup_steps=90
+        )
+    )
+    """Stage 1: 558K captions of about 180 tokens, once, at the scripts' learning rate."""
+    align: AlignConfig = dataclasses.field(default_factory=AlignConfig)
+    """Stage 2."""

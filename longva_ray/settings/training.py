@@ -1,0 +1,176 @@
+"""Settings of the training stages; `longva_ray.settings.recipe` is where recipes take them from.
+
+Each default cites its source: a section of the paper, or the released scripts where it is silent.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """What every training stage has in common: steps, optimizer, workers, recovery."""
+
+    steps: int = 1000
+    """Optimizer steps of the whole run, those before a restart included."""
+    sequences_per_step: int = 4
+    """Rows in one optimizer step over all workers; what one ring does not hold at once is
+    accumulated."""
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warmup; cosine ends at zero."""
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 2024
+    """Order of the rows, and random initialisation where there is one."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of weights and activations; the optimizer keeps float32."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """What DeepSpeed divides over the workers: optimizer states (1), gradients (2), weights (3).
+    0 is plain torch in float32, without DeepSpeed."""
+    offload: bool = True
+    """Keep optimizer states, and with stage 3 weights, in host memory."""
+    checkpoint_activations: bool = True
+    """Keep layer inputs only and compute the rest again in the backward pass."""
+    offload_activations: bool = True
+    """Keep those layer inputs in host memory."""
+    tile_mlps: bool = False
+    """Run MLPs over tiles of tokens: less memory, a little slower. For the longest sequences:
+    only a worker's share of at least 65,536 tokens is cut."""
+    num_workers: int = 8
+    ring_size: int = 8
+    """Workers that share one sequence; divides `num_workers`."""
+    gpus_per_worker: float = 1.0
+    """0 trains on CPUs."""
+    cpus_per_worker: float = 1.0
+    """Also the threads of a worker, with which an offloaded optimizer computes."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    max_failures: int = 3
+    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    collective_timeout_s: int = 1800
+    """Longest wait for another worker before the run fails and says what each one did last."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "sequences_per_step",
+            "num_workers",
+            "ring_size",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "collective_timeout_s",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "gpus_per_worker", "max_failures"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm", "cpus_per_worker"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.num_workers % self.ring_size:
+            raise ValueError(
+                f"ring_size must divide num_workers, got {self.ring_size} and {self.num_workers}"
+            )
+        if self.zero_stage == 0 and (self.dtype != "float32" or self.offload):
+            raise ValueError(
+                f"zero_stage 0 trains in float32 without offload, got dtype {self.dtype} and "
+                f"offload {self.offload}; set dtype float32 and no offload, or zero_stage 1 to 3"
+            )
+        if self.dtype == "float32" and self.gpus_per_worker:
+            raise ValueError(
+                "attention kernels of GPUs take bfloat16, got dtype float32 with "
+                f"gpus_per_worker {self.gpus_per_worker:g}; set dtype bfloat16 (and zero_stage 1 "
+                "to 3), or gpus_per_worker 0"
+            )
+
+    @property
+    def data_size(self) -> int:
+        """Rings beside each other."""
+        return self.num_workers // self.ring_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ExtendConfig(TrainConfig):
+    """How the context of a language model is stretched on text (section 3.1, Appendix A, and the
+    released scripts where the paper is silent)."""
+
+    rope_theta: float = 1e9
+    """New base of the rotary embedding."""
+    max_tokens: int = 224_000
+    """Longest sequence: what the model's configuration says afterwards, and the limit for rows."""
+    mask_documents: bool = True
+    """Documents packed into one row do not see each other; false packs them as the paper did."""
+    rows_per_batch: int = 1
+    """Rows behind each other in one forward pass; more of them serve short rows."""
+    from_scratch: bool = False
+    """Random weights of the base model's architecture: pre-training with the same loop."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        for name in ("max_tokens", "rows_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        share = self.data_size * self.rows_per_batch
+        if self.sequences_per_step % share:
+            raise ValueError(
+                f"sequences_per_step must be a multiple of rings x rows_per_batch = "
+                f"{self.data_size} x {self.rows_per_batch}, got {self.sequences_per_step}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig(TrainConfig):
+    """One stage of vision alignment (section 3.2: the two stages of LLaVA-1.6); numbers of the
+    released scripts, by default those of the second."""
+
+    train: Literal["projector", "all"] = "all"
+    """Stage 1 trains the projector, stage 2 everything."""
+    projector_learning_rate: float | None = None
+    """Of the projector; None is `learning_rate`, as in the released scripts."""
+    vision_learning_rate: float = 2e-6
+    """Of the vision tower, which `learning_rate` is not for; its schedule is the same."""
+    grids_per_forward: int = 16
+    """Grids in one forward pass of the vision tower. Bounds its memory whatever a row holds."""
+    steps: int = 20_000
+    """LLaVA-1.6's 760K samples of about 850 tokens, once, at one row of 32768 tokens a step."""
+    sequences_per_step: int = 1
+    """Packed rows in one optimizer step; one holds as many samples as the scripts' batch on 8
+    GPUs."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = 600
+    """The scripts warm up for 3% of the steps."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
+            raise ValueError(
+                f"projector_learning_rate must be above 0 or None, got "
+                f"{self.projector_learning_rate}"
+            )
+        if self.vision_learning_rate < 0:
+            raise ValueError(
+                f"vision_learning_rate must not be negative, got {self.vision_learning_rate}"
+            )
+        if self.tile_mlps and self.zero_stage == 3 and self.data_size > 1:
+            raise ValueError(
+                "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
+                "differ in length and their workers would wait for each other; got "
+                f"{self.data_size} rings"
+            )
+        if self.grids_per_forward < 1:
+            raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")
+        if self.sequences_per_step % self.data_size:
+            raise ValueError(
+                f"sequences_per_step must be a multiple of the number of rings, "
+                f"{self.data_size}, got {self.sequences_per_step}"
+            )

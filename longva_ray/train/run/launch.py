@@ -1,0 +1,305 @@
+"""Start a training run on a Ray cluster and stay with it until it ends.
+
+    train(stage, config, storage="/data/runs", name="extend-1", ...) -> Outcome
+
+Whatever can be known to be wrong is said before a worker starts. The same name under the same
+storage continues a run: after a crash of the driver, after a stop, or by Ray Train itself when a
+worker is lost. The first SIGTERM or Ctrl-C lets the workers finish their step and save; the second
+one ends at once.
+
+    storage/name/metrics.jsonl, tensorboard/   numbers of every step
+    storage/name/step_0000200/                 checkpoints (`train.checkpoints`)
+    storage/name/final/                        the result, with recipe and provenance beside it
+
+Trade-off: trackers write where the driver is. Where storage is a URI, metrics are copied to it with
+every checkpoint and when the run ends.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from longva_ray.files.folder import lock, upload
+from longva_ray.files.places import is_uri, open_place
+from longva_ray.settings.training import TrainConfig
+from longva_ray.train import checkpoints
+from longva_ray.train.loop import Outcome
+from longva_ray.train.run.link import Monitor
+from longva_ray.train.run.trackers import METRICS
+from longva_ray.train.run.watch import Watch
+from longva_ray.train.run.worker import work
+from longva_ray.train.stage import Stage
+
+logger = logging.getLogger(__name__)
+
+
+_ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Timeout)\b")
+
+
+def train(
+    stage: Stage,
+    config: TrainConfig,
+    *,
+    storage: str,
+    name: str,
+    documents: dict[str, Any],
+) -> Outcome:
+    """Run a stage to its end; needs a connection to a cluster (`ray.init`).
+
+    Args:
+        storage: absolute folder or URI that driver and all workers reach.
+        documents: what is written as JSON beside the result, by file name.
+
+    Raises ValueError for storage that cannot be used, trackers that are not installed, a
+    checkpoint under this name that belongs to another run, or a run of this name in the same
+    folder that is not over.
+    """
+    filesystem, root = probe_storage(storage, name)
+    run, remote = f"{root}/{name}", is_uri(storage)
+    with contextlib.nullcontext() if remote else lock(Path(run) / ".lock"):
+        checkpoint = find_checkpoint(stage, config, filesystem, run)
+        drop_damaged_index(filesystem, run)
+        _warn_of_small_cluster(config)
+        monitor = _start_monitor()
+        settings = {
+            "stage": stage,
+            "config": config,
+            "monitor": monitor,
+            "checkpoint": checkpoint,
+            "final": f"{run}/final",
+            "documents": documents,
+        }
+        trainer = _make_trainer(settings, config, root, name, filesystem if remote else None)
+        with _tracker_folder(filesystem, run, remote=remote) as (folder, publish):
+            watch = Watch(monitor, config, folder=folder, name=name, publish=publish)
+            return watch.follow(lambda: _fit(trainer, monitor))
+
+
+def train_to_end(
+    stage: Stage, config: TrainConfig, *, storage: str, name: str, documents: dict[str, Any]
+) -> Path:
+    """`train` in a folder, for those who want the result: returns where it is.
+
+    Raises ValueError also for a run that was stopped, failed or diverged.
+    """
+    outcome = train(stage, config, storage=storage, name=name, documents=documents)
+    if outcome.status != "finished":
+        raise ValueError(f"{name}: {outcome.status} after step {outcome.step}. {outcome.message}")
+    return Path(storage) / name / "final"
+
+
+def probe_storage(storage: str, name: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """File system and root of `storage`, after writing, reading and deleting a file in it.
+
+    Raises ValueError with what failed.
+    """
+    probe = b"longva"
+    try:
+        filesystem, root = open_place(storage)
+        folder = f"{root}/{name}"
+        filesystem.create_dir(folder, recursive=True)
+        path = f"{folder}/.probe"
+        with filesystem.open_output_stream(path) as writer:
+            writer.write(probe)
+        with filesystem.open_input_stream(path) as reader:
+            found = reader.read()
+        filesystem.delete_file(path)
+    except (OSError, pa.ArrowException, ImportError) as error:
+        raise ValueError(
+            f"storage {storage!r} cannot be written, read and cleared from here: {error}; give a "
+            "folder or URI that this machine and all workers may write to"
+        ) from error
+    if found != probe:
+        raise ValueError(f"storage {storage!r} returned other bytes than were written")
+    return filesystem, root
+
+
+def find_checkpoint(
+    stage: Stage, config: TrainConfig, filesystem: pyarrow.fs.FileSystem, folder: str
+) -> str | None:
+    """The last complete checkpoint in a run's folder, which the run goes on from.
+
+    Says which settings are others than before. Raises ValueError when it belongs to another run.
+    """
+    found = checkpoints.newest_complete(filesystem, folder)
+    if found is None:
+        return None
+    path, progress = found
+    checkpoints.check_same_run(progress, stage.identity(), config)
+    for change in checkpoints.changed_settings(progress, config):
+        logger.warning("going on from step %d with another setting: %s", progress.step, change)
+    return path
+
+
+def drop_damaged_index(filesystem: pyarrow.fs.FileSystem, folder: str) -> None:
+    """Delete Ray Train's list of a run's checkpoints when it cannot be read.
+
+    Ray writes it in place, so a full disk or a kill can cut it short, and no run with such a list
+    starts again. `find_checkpoint` needs no list.
+    """
+    path = f"{folder}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
+    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return
+    with filesystem.open_input_stream(path) as reader:
+        content = reader.read()
+    try:
+        json.loads(content)
+    except ValueError:
+        logger.warning("%s was cut short, and is deleted; the checkpoints are not", path)
+        filesystem.delete_file(path)
+
+
+def explain(error: TrainingFailedError, doing: dict[int, str]) -> str:
+    """A failure in a few lines: what each rank said, and what each one did last, which tells who
+    hung or was lost."""
+    if not isinstance(error, WorkerGroupError):
+        return str(error)
+    lines = [
+        f"rank {rank}: {_cause(failure)}" for rank, failure in sorted(error.worker_failures.items())
+    ]
+    last = [f"rank {rank} {what}" for rank, what in doing.items()]
+    return "\n".join(["the workers failed:", *lines, f"last known: {', '.join(last)}"])
+
+
+def _cause(failure: Exception) -> str:
+    """The line of a worker's traceback that names the error; Ray gives only the text of one."""
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    return (named or lines or [type(failure).__name__])[-1]
+
+
+def _fit(trainer: TorchTrainer, monitor: Any) -> Outcome:
+    """Run the trainer; a run that fails or diverges names its last good checkpoint."""
+    try:
+        result: Any = trainer.fit()
+    except TrainingFailedError as error:
+        return Outcome(
+            status="failed", step=0, message=explain(error, ray.get(monitor.doing.remote()))
+        )
+    outcome: Outcome = result.return_value
+    if outcome.status != "diverged":
+        return outcome
+    good = result.checkpoint.path if result.checkpoint else "none was written"
+    return Outcome(
+        status="diverged",
+        step=outcome.step,
+        message=f"{outcome.message}; last good checkpoint: {good}",
+    )
+
+
+class _Trainer(TorchTrainer):
+    """Without the actor that frees the workers' resources when it believes the controller dead.
+
+    It asks whatever cluster it finds on the machine (Ray 2.60), so a second cluster there ends
+    healthy runs. Ray frees the resources of a driver that dies all the same.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unwanted = "PlacementGroupCleanerCallback"
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if type(callback).__name__ != unwanted]
+
+
+def _make_trainer(
+    settings: dict[str, Any],
+    config: TrainConfig,
+    root: str,
+    name: str,
+    filesystem: pyarrow.fs.FileSystem | None,
+) -> TorchTrainer:
+    # Ranks wait for each other when they report a checkpoint too; Ray itself sets no limit.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(config.collective_timeout_s)
+    return _Trainer(
+        work,
+        train_loop_config=settings,
+        torch_config=TorchConfig(
+            backend="nccl" if config.gpus_per_worker else "gloo",
+            timeout_s=config.collective_timeout_s,
+        ),
+        scaling_config=_scaling(config),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=root,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    resources = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    return ray.train.ScalingConfig(
+        num_workers=config.num_workers,
+        use_gpu=config.gpus_per_worker > 0,
+        resources_per_worker=resources,
+    )
+
+
+def _start_monitor() -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Monitor)
+    return actor.options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _warn_of_small_cluster(config: TrainConfig) -> None:
+    have = ray.cluster_resources()
+    for kind, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
+        need = each * config.num_workers
+        if need > have.get(kind, 0):
+            logger.warning(
+                "%d workers need %g %ss and the cluster shows %g: waiting for it to grow",
+                config.num_workers,
+                need,
+                kind,
+                have.get(kind, 0),
+            )
+
+
+@contextlib.contextmanager
+def _tracker_folder(
+    filesystem: pyarrow.fs.FileSystem, target: str, *, remote: bool
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Where trackers write, and what brings it to the run's folder: they are the same, unless the
+    run's folder is behind a URI."""
+    if not remote:
+        yield Path(target), lambda: None
+        return
+
+    def publish() -> None:
+        try:
+            upload(Path(folder), filesystem, target)
+        except OSError as error:
+            logger.warning("the metrics could not be copied to %s: %s", target, error)
+
+    with tempfile.TemporaryDirectory(prefix="longva-run-") as folder:
+        earlier = f"{target}/{METRICS}"  # which a run that goes on continues
+        if filesystem.get_file_info(earlier).type == pyarrow.fs.FileType.File:
+            pyarrow.fs.copy_files(
+                earlier,
+                f"{folder}/{METRICS}",
+                source_filesystem=filesystem,
+                destination_filesystem=pyarrow.fs.LocalFileSystem(),
+            )
+        try:
+            yield Path(folder), publish
+        finally:
+            publish()

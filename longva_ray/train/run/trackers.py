@@ -1,0 +1,166 @@
+"""Where the numbers of a run go: metrics.jsonl always, TensorBoard and others by choice.
+
+    with Trackers(folder, ("tensorboard",), name=..., settings=...) as trackers:
+        trackers.log(record)
+
+They live in the driver, not in a worker, so they outlast workers that are lost. Steps that are done
+again after a restart are logged again; the last line of a step counts. Packages are imported when
+they are asked for. Numbers are not worth a run: where they cannot be written, training goes on.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from longva_ray.train.loop import StepRecord
+
+logger = logging.getLogger(__name__)
+
+
+METRICS = "metrics.jsonl"
+
+
+MOST_FAILURES = 5
+"""Times in a row that a tracker may fail before it is left alone."""
+
+
+class Tracker(Protocol):
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a step, flushed at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / METRICS).open("a")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Project from $WANDB_PROJECT; a run is continued under its name."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(id=name, name=name, dir=str(folder), config=settings, resume="allow")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """Server and experiment from $MLFLOW_TRACKING_URI and $MLFLOW_EXPERIMENT_NAME; a run is
+    continued under the id that is kept in its folder."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+        import mlflow
+
+        self._mlflow = mlflow
+        file = folder / "mlflow_run_id"
+        known = file.read_text() if file.exists() else None
+        run = mlflow.start_run(run_id=known, run_name=name)
+        file.write_text(run.info.run_id)
+        mlflow.log_dict(settings, "settings.json")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._mlflow.log_metrics(values, step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+class Trackers:
+    """All trackers of a run, as a context manager.
+
+    Raises ValueError for one whose package is missing.
+    """
+
+    def __init__(
+        self, folder: Path, kinds: Sequence[str], *, name: str, settings: dict[str, Any]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._failures: dict[Tracker, int] = {}
+        self._trackers: list[Tracker] = [JsonLines(folder)]
+        for kind in kinds:
+            self._trackers.append(_make(kind, folder, name, settings))
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for tracker in self._trackers:
+            self._attempt(tracker, tracker.close)
+
+    def log(self, record: StepRecord) -> None:
+        values: dict[str, float] = dataclasses.asdict(record)
+        step = int(values.pop("step"))
+        values["tokens_per_second"] = record.tokens / record.seconds
+        for tracker in self._trackers:
+            if self._failures.get(tracker, 0) < MOST_FAILURES:
+                self._attempt(tracker, partial(tracker.log, step, values))
+
+    def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
+        """A full disk or a server that is away must not end the run whose numbers these are."""
+        try:
+            act()
+            self._failures[tracker] = 0
+        except Exception as error:
+            self._failures[tracker] = self._failures.get(tracker, 0) + 1
+            gone = ", and is left alone from now on" * (self._failures[tracker] == MOST_FAILURES)
+            logger.warning(
+                "%s failed%s: %s: %s", type(tracker).__name__, gone, type(error).__name__, error
+            )
+
+
+def _make(kind: str, folder: Path, name: str, settings: dict[str, Any]) -> Tracker:
+    try:
+        if kind == "tensorboard":
+            return TensorBoard(folder)
+        if kind == "wandb":
+            return WeightsAndBiases(folder, name, settings)
+        return MLflow(folder, name, settings)
+    except ImportError as error:
+        raise ValueError(
+            f"tracker {kind!r} cannot be imported ({error}); pip install 'longva-ray[{kind}]', or "
+            "leave it out of trackers"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"tracker {kind!r} does not start ({type(error).__name__}: {error}); set it up, or "
+            "leave it out of trackers"
+        ) from error

@@ -1,0 +1,1 @@
+"""What is trained: the stages, each a model, its rows and its loss."""

@@ -1,0 +1,153 @@
+"""The packets of a video: when each frame is shown, and whether any are missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from longva_ray.video.matroska import find_broken_element
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+from longva_ray.video.container import COPY_COMMAND, VideoError
+
+MAX_MISSING_S = 0.5
+"""How much earlier than announced a file may end: containers round their times."""
+
+
+MAX_RATE_ERROR = 0.1
+"""How far the header's frame rate may be from the measured one before the measured one is used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PacketTable:
+    """The packets of the video stream and which of them show a frame.
+
+    Times are ticks of `time_base` seconds. pts_K, is_key_K: packets in decoding order. frame_pts_F:
+    the frames' times, increasing; frame_position_F: the packets that hold them. origin_pts: the
+    time that counts as second 0, the earliest of all the file's streams, as in a player.
+    """
+
+    pts_K: npt.NDArray[np.int64]
+    is_key_K: npt.NDArray[np.bool_]
+    frame_pts_F: npt.NDArray[np.int64]
+    frame_position_F: npt.NDArray[np.int64]
+    time_base: Fraction
+    origin_pts: int
+
+    def seconds(self, pts_F: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Ticks -> seconds from the start of the file."""
+        return (pts_F - self.origin_pts).astype(np.float64) * float(self.time_base)
+
+
+def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> PacketTable:
+    """One pass over the file. Raises VideoError when it ends early or its frames carry no times."""
+    import av
+
+    assert stream.time_base is not None
+    video: list[tuple[int, bool, bool]] = []
+    end_s = 0.0
+    try:
+        # All streams are read: it takes the longest of them to tell whether the file ends early.
+        for packet in container.demux():
+            if packet.size == 0:
+                continue
+            if packet.is_corrupt:
+                raise VideoError(path, f"is truncated or damaged after {end_s:.1f} s")
+            if packet.pts is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index == stream.index:
+                if packet.pts is None:
+                    raise VideoError(
+                        path, "its frames carry no times; convert it: ffmpeg -i IN OUT.mp4"
+                    )
+                video.append((packet.pts, packet.is_keyframe, packet.is_discard))
+    except av.FFmpegError as error:
+        raise VideoError(path, f"is damaged after {end_s:.1f} s ({error.strerror})") from error
+    _check_complete(path, container, end_s)
+    pts_K = np.array([pts for pts, _, _ in video], dtype=np.int64)
+    is_key_K = np.array([is_key for _, is_key, _ in video], dtype=bool)
+    is_hidden_K = np.array([is_hidden for _, _, is_hidden in video], dtype=bool)
+    return _packet_table(path, pts_K, is_key_K, is_hidden_K, stream.time_base, container.start_time)
+
+
+def _check_complete(path: Path, container: InputContainer, end_s: float) -> None:
+    """Compare the length that the file announces, if any, with what is there."""
+    if container.duration is None or "matroska" in container.format.name:
+        return  # Matroska's length is often wrong; its elements have been checked instead
+    # Counting frames instead would not do: a trimmed MP4 announces those it does not show, too.
+    announced_s = (container.duration + (container.start_time or 0)) / 1e6
+    if end_s < announced_s - MAX_MISSING_S:
+        raise VideoError(
+            path,
+            f"is truncated: it ends at {end_s:.1f} s of the {announced_s:.1f} s announced. "
+            f"To use what is there, copy it first: {COPY_COMMAND}",
+        )
+
+
+def _check_skeleton(path: Path) -> None:
+    """Matroska only: find what FFmpeg's reader skips in silence."""
+    position = find_broken_element(path)
+    if position is not None:
+        size = path.stat().st_size
+        state = "truncated" if position == size else f"damaged at byte {position} of {size}"
+        raise VideoError(path, f"is {state}. To use what is there, copy it first: {COPY_COMMAND}")
+
+
+def _packet_table(
+    path: Path,
+    pts_K: npt.NDArray[np.int64],
+    is_key_K: npt.NDArray[np.bool_],
+    is_hidden_K: npt.NDArray[np.bool_],
+    time_base: Fraction,
+    start_us: int | None,
+) -> PacketTable:
+    """Frames are the packets that are shown and can be decoded, in the order of their times.
+
+    Not shown: packets outside of the file's edit list. Not decodable: what precedes the first key
+    frame in the file or in time, as in a clip cut out of a broadcast. Two packets with one time are
+    one frame.
+    """
+    if not is_key_K.any():
+        raise VideoError(path, "has no key frame, so no picture can be decoded")
+    first_key = int(is_key_K.argmax())
+    is_frame_K = ~is_hidden_K & (np.arange(len(pts_K)) >= first_key) & (pts_K >= pts_K[first_key])
+    frame_pts_F, first_of_time_F = np.unique(pts_K[is_frame_K], return_index=True)
+    if len(frame_pts_F) == 0:
+        raise VideoError(path, "has a video track without a single frame that is shown")
+    origin_pts = int(frame_pts_F[0])
+    if start_us is not None:
+        origin_pts = round(Fraction(start_us, 1_000_000) / time_base)
+    return PacketTable(
+        pts_K=pts_K,
+        is_key_K=is_key_K,
+        frame_pts_F=frame_pts_F,
+        frame_position_F=np.flatnonzero(is_frame_K)[first_of_time_F],
+        time_base=time_base,
+        origin_pts=origin_pts,
+    )
+
+
+def span_ticks(packets: PacketTable) -> int:
+    return int(packets.frame_pts_F[-1] - packets.frame_pts_F[0])
+
+
+def measured_fps(packets: PacketTable, header_rate: Fraction | None) -> float:
+    """The header's frame rate, as the released code uses it, unless the frames' times contradict
+    it.
+
+    Browsers' recordings, for one, announce 1000 frames per second: sampled at 1 frame per second
+    they would lose nearly all.
+    """
+    span_s = float(span_ticks(packets) * packets.time_base)
+    header = float(header_rate) if header_rate else 0.0
+    if span_s <= 0:
+        return header or 1.0
+    measured = (len(packets.frame_pts_F) - 1) / span_s
+    return header if abs(header - measured) <= MAX_RATE_ERROR * measured else measured

@@ -1,0 +1,1 @@
+"""Several stages behind one command: the demo, the extension, longva-tiny and its quiz."""

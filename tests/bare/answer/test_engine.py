@@ -1,0 +1,80 @@
+"""How long a prompt and its answer may be, and whether the model's device still works."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from longva_ray.answer.engine import AnswerEngine, Question
+from longva_ray.settings.answering import GenerationSettings
+
+MESSAGES = [
+    {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what is there?"}]}
+]
+
+
+def engine_of(checkpoint: str, limit: int | None = None) -> AnswerEngine:
+    return AnswerEngine(checkpoint, dtype="float32", prefill_chunk=64, max_prompt_tokens=limit)
+
+
+@pytest.fixture(scope="module")
+def length(tiny_checkpoint: str) -> int:
+    """Of the prompt about 3 frames of 4 tokens."""
+    return len(engine_of(tiny_checkpoint).prompt_ids(MESSAGES, [12]))
+
+
+def test_the_limit_is_for_prompt_and_answer_together(tiny_checkpoint: str, length: int) -> None:
+    engine = engine_of(tiny_checkpoint, length + 5)
+    assert len(engine.prompt_ids(MESSAGES, [12], answer_tokens=5)) == length
+    with pytest.raises(ValueError, match=rf"prompt of {length} tokens and answer of 6 .* most 5"):
+        engine.prompt_ids(MESSAGES, [12], answer_tokens=6)
+    with pytest.raises(ValueError, match=f"prompt of {length + 6} tokens exceeds"):
+        engine.prompt_ids(MESSAGES, [18])
+
+
+def test_placeholders_of_endless_videos_are_never_made(tiny_checkpoint: str) -> None:
+    with pytest.raises(ValueError, match=f"prompt of {10**15} tokens"):
+        engine_of(tiny_checkpoint, 1000).prompt_ids(MESSAGES, [10**15])
+
+
+def test_an_answer_ends_at_the_limit(tiny_checkpoint: str, length: int) -> None:
+    question = Question(messages=MESSAGES, videos=[torch.zeros(3, 4, 128)])
+
+    def tokens_of_answer(limit: int | None) -> tuple[int, str | None]:
+        engine = engine_of(tiny_checkpoint, limit)
+        *_, last = engine.stream(engine.read(question), GenerationSettings(max_new_tokens=20))
+        return last.num_tokens, last.finish_reason
+
+    whole, _ = tokens_of_answer(None)
+    assert whole > 2, "an answer as short as that has nothing to cut"
+    assert tokens_of_answer(length + 2) == (2, "length")
+
+
+def test_a_device_that_works_passes(tiny_checkpoint: str) -> None:
+    engine_of(tiny_checkpoint).check_device()
+
+
+BREAK_THE_DEVICE = """
+import sys, torch
+from longva_ray.answer.engine import AnswerEngine
+engine = AnswerEngine(sys.argv[1], dtype="float32")
+engine.check_device()
+try:
+    torch.multinomial(torch.full((3,), float("nan"), device="cuda"), 1).item()
+except RuntimeError:
+    pass
+try:
+    engine.check_device()
+except RuntimeError:
+    print("noticed")
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_broken_cuda_context_is_noticed(tiny_checkpoint: str) -> None:
+    """In a process of its own, which is of no more use afterwards."""
+    command = [sys.executable, "-c", BREAK_THE_DEVICE, tiny_checkpoint]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "noticed" in run.stdout, run.stderr

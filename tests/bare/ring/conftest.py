@@ -1,0 +1,14 @@
+"""Fixtures of the ring tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from ring_workers import WorkerPool
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[WorkerPool]:
+    """Worker processes for jobs on 1, 2 and 4 ranks."""
+    workers = WorkerPool()
+    yield workers
+    workers.stop()

@@ -1,0 +1,120 @@
+"""The text stage in one process: what is labelled, what is counted, what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_world import ROW_TOKENS, settings, write_base, write_shards
+from transformers import AutoModelForCausalLM
+
+from longva_ray.data.text.shards import TokenShardError, TokenShards
+from longva_ray.lm.rope import assert_rope
+from longva_ray.ring.mesh import make_mesh
+from longva_ray.settings.training import ExtendConfig
+from longva_ray.train.loop import make_engine
+from longva_ray.train.stages.text import TextStage
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, base: str) -> str:
+    return write_shards(tmp_path_factory.mktemp("shards"), base)
+
+
+def alone(**changes: object) -> ExtendConfig:
+    return settings(num_workers=1, ring_size=1, **changes)
+
+
+def built(config: ExtendConfig, base: str, shards: str) -> tuple[TextStage, torch.nn.Module]:
+    stage = TextStage(config, base=base, shards=shards)
+    return stage, stage.build(make_mesh(ring_size=1, device_type="cpu"), CPU)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_loss_and_labels_are_those_of_transformers(base: str, shards: str, masked: bool) -> None:
+    """Against one plain forward pass for each span that may see itself, by SDPA."""
+    stage, module = built(
+        alone(mask_documents=masked, sequences_per_step=2, rows_per_batch=2), base, shards
+    )
+    (batch,) = stage.micro_batches(0)
+    loss = module(**batch.inputs, denominator=batch.num_labels)
+
+    plain = AutoModelForCausalLM.from_pretrained(base, attn_implementation="sdpa")
+    plain.config.rope_parameters["rope_theta"] = 1e5
+    plain = type(plain)(plain.config)
+    plain.load_state_dict(stage.model().state_dict())
+    total, count = 0.0, 0
+    ids = batch.inputs["input_ids_BL"]
+    for row in range(2):
+        tokens = ids[:, row * ROW_TOKENS : (row + 1) * ROW_TOKENS]
+        for start, stop in spans(shards, tokens, masked):
+            piece = tokens[:, start:stop]
+            scores = plain(piece).logits[0, :-1]
+            total += float(torch.nn.functional.cross_entropy(scores, piece[0, 1:], reduction="sum"))
+            count += stop - start - 1
+    assert batch.num_labels == count
+    assert float(loss) == pytest.approx(total / count, rel=1e-5)
+
+
+def spans(shards: str, tokens: torch.Tensor, masked: bool) -> list[tuple[int, int]]:
+    """Documents of the row that holds these tokens, without padding."""
+    (row,) = [
+        row
+        for row in TokenShards(shards)
+        if torch.equal(torch.from_numpy(row.input_ids_T.copy()).long(), tokens[0])
+    ]
+    lengths = list(row.document_lengths)
+    if row.num_padding:
+        lengths.pop()
+    if not masked:
+        return [(0, sum(lengths))]
+    stops = [sum(lengths[: number + 1]) for number in range(len(lengths))]
+    return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def test_bf16_training_keeps_the_rotary_base_in_float32(base: str, shards: str) -> None:
+    stage, _ = built(alone(dtype="bfloat16", zero_stage=1, rope_theta=1e9), base, shards)
+    assert stage.model().dtype == torch.bfloat16
+    assert_rope(stage.model(), stage.model().config)
+
+
+def test_from_scratch_is_another_model_of_the_same_shape(base: str, shards: str) -> None:
+    stage, _ = built(alone(from_scratch=True), base, shards)
+    given = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    fresh = stage.model().state_dict()
+    assert {name: t.shape for name, t in given.items()} == {n: t.shape for n, t in fresh.items()}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(given[name], fresh[name])
+
+
+def test_accumulated_and_joint_batches_give_the_same_gradients(base: str, shards: str) -> None:
+    def norm(rows_per_batch: int) -> float:
+        config = alone(rows_per_batch=rows_per_batch)
+        stage, module = built(config, base, shards)
+        engine = make_engine(module, stage.parameter_groups(), config, CPU)
+        batches = stage.micro_batches(0)
+        labels = sum(batch.num_labels for batch in batches)
+        for batch in batches:
+            engine.backward(engine(**batch.inputs, denominator=labels), last=batch is batches[-1])
+        return engine.step(0.0)
+
+    assert norm(1) == pytest.approx(norm(4), rel=1e-5)
+
+
+def test_misfits_are_refused_before_anything_starts(base: str, shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_tokens"):
+        TextStage(alone(max_tokens=49), base=base, shards=shards).check_inputs()
+    with pytest.raises(TokenShardError):
+        TextStage(alone(), base=base, shards=str(tmp_path))
+    with pytest.raises(ValueError, match="ring_size must divide num_workers"):
+        settings(num_workers=3, ring_size=2)
+    with pytest.raises(ValueError, match="multiple of rings"):
+        settings(num_workers=2, ring_size=1, sequences_per_step=3)
+    with pytest.raises(ValueError, match="zero_stage 0"):
+        settings(dtype="bfloat16")

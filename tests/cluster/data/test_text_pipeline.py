@@ -1,0 +1,373 @@
+"""Text preparation on a real Ray cluster: exact, the same whatever runs in parallel, resumable."""
+
+import collections
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from byte_tokenizer import byte_tokenizer
+from repository import REPOSITORY
+
+from longva_ray.data.text.files import TextError
+from longva_ray.data.text.pipeline import prepare_text
+from longva_ray.data.text.report import TextReport, read_report
+from longva_ray.data.text.shards import TokenShardError, TokenShards
+from longva_ray.settings.data import TextDataConfig
+
+EOS, PAD, TURN_START = 258, 256, 257
+
+
+CONFIG = TextDataConfig(
+    sequence_length=512,
+    upsample_longer_than=200,
+    upsample_factor=4,
+    domain_field="domain",
+    part_tokens=16 * 512,
+    group_bytes=20_000,
+    task_cpus=0.5,
+    seed=7,
+)
+
+
+SMALL_PIECES = replace(CONFIG, part_tokens=4096, group_bytes=1)
+"""So many groups and parts that a run can be killed among them."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def texts_of(seed: int, num_documents: int = 400) -> list[dict[str, str]]:
+    """Documents that know their number, most shorter than 200 bytes and some of several
+    sequences."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for number in range(num_documents):
+        domain = str(rng.choice(["web", "wiki", "b\u00fccher"], p=[0.6, 0.3, 0.1]))
+        length = int(rng.lognormal({"web": 4.0, "wiki": 5.0}.get(domain, 6.5), 0.9)) + 10
+        text = f"<{number}>" + "x\u00e4\u4e2d"[number % 3] * length
+        records.append({"text": text[:length], "domain": domain})
+    return records
+
+
+def write_jsonl(path: Path, records: list[dict[str, str]], blank: int = 0) -> Path:
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    lines += [json.dumps({"text": "", "domain": "web"})] * blank
+    content = ("\n".join(lines) + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zst":
+        content = pa.Codec("zstd").compress(content, asbytes=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three files, of which one is compressed, and two empty documents."""
+    folder = tmp_path_factory.mktemp("texts")
+    records = texts_of(0)
+    write_jsonl(folder / "a.jsonl", records[:150])
+    write_jsonl(folder / "b.jsonl.zst", records[150:300])
+    write_jsonl(folder / "c.jsonl", records[300:], blank=2)
+    return folder
+
+
+def shard_files(folder: Path) -> dict[str, str]:
+    """Digests, because pytest needs minutes to show where two long byte strings differ."""
+    return {
+        str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def prepare(
+    texts: Path, output: Path, tokenizer: str, config: TextDataConfig = CONFIG
+) -> TextReport:
+    prepare_text([str(texts)], output=str(output), checkpoint=tokenizer, config=config)
+    return read_report(str(output))
+
+
+def packed_documents(output: Path) -> tuple[list[str], int]:
+    """Documents of the shards, put together again by their separators, and the padding."""
+    shards = TokenShards(output)
+    ids = np.concatenate([s.input_ids_T[: len(s.input_ids_T) - s.num_padding] for s in shards])
+    padding = [s.input_ids_T[len(s.input_ids_T) - s.num_padding :] for s in shards]
+    assert all((each == PAD).all() for each in padding)
+    assert ids[-1] == EOS
+    pieces = np.split(ids, np.flatnonzero(ids == EOS) + 1)[:-1]
+    return [bytes(piece[:-1].tolist()).decode() for piece in pieces], sum(map(len, padding))
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    ray_cluster: str, texts: Path, tokenizer_folder: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("prepared") / "tokens"
+    prepare(texts, output, tokenizer_folder)
+    return output
+
+
+def test_every_token_is_accounted_for(prepared: Path) -> None:
+    records = texts_of(0)
+    report = read_report(str(prepared))
+    documents, padding = packed_documents(prepared)
+    taken = collections.Counter(documents)
+    assert set(taken) <= {record["text"] for record in records}
+    for domain in report.domains:
+        ours = [record["text"] for record in records if record["domain"] == domain.name]
+        sizes = {text: len(text.encode()) + 1 for text in ours}
+        assert domain.documents_read == len(ours)
+        assert domain.tokens_read == sum(sizes.values())
+        assert domain.documents_written == sum(taken[text] for text in ours)
+        assert domain.tokens_written == sum(taken[text] * sizes[text] for text in ours)
+        assert domain.documents_left_out == sum(taken[text] == 0 for text in ours)
+        assert domain.tokens_left_out == sum(sizes[t] for t in ours if taken[t] == 0)
+        assert domain.documents_repeated == sum(max(taken[t] - 1, 0) for t in ours)
+    assert {domain.name: domain.empty_documents for domain in report.domains}["web"] == 2
+    metadata = TokenShards(prepared).metadata
+    assert report.num_padding == padding == metadata.num_padding < 512
+    assert report.num_tokens == sum(len(d.encode()) + 1 for d in documents) == metadata.num_tokens
+    assert report.num_tokens + padding == 512 * metadata.num_sequences
+    assert metadata.largest_id == EOS == metadata.separator_id
+    assert sum(each.tokens_written for each in report.lengths) == report.num_tokens
+
+
+def test_domains_keep_their_shares_and_long_documents_gain(prepared: Path) -> None:
+    report = read_report(str(prepared))
+    read = sum(domain.tokens_read for domain in report.domains)
+    for domain in report.domains:
+        before, after = domain.tokens_read / read, domain.tokens_written / report.num_tokens
+        assert abs(after - before) < 0.01 * before
+        long_before = domain.long_tokens_read / domain.tokens_read
+        long_after = domain.long_tokens_written / domain.tokens_written
+        assert long_after == pytest.approx(
+            4 * long_before / (4 * long_before + 1 - long_before), abs=0.08
+        )
+
+
+def test_boundaries_are_at_every_document_and_every_sequence_start(prepared: Path) -> None:
+    cuts = several = 0
+    whole = True
+    for sequence in TokenShards(prepared):
+        starts = np.cumsum([0, *sequence.document_lengths])
+        real = 512 - sequence.num_padding
+        ends = np.flatnonzero(sequence.input_ids_T[:real] == EOS) + 1
+        assert set(starts) == {0, *ends.tolist(), real, 512}
+        cuts += not whole
+        several += len(sequence.document_lengths) == 1 and not whole
+        whole = sequence.input_ids_T[real - 1] == EOS
+    assert several > 0, "no document was longer than two sequences: the test has no teeth"
+    assert read_report(str(prepared)).cuts == cuts
+
+
+def test_only_shards_and_report_are_left(prepared: Path) -> None:
+    names = set(shard_files(prepared))
+    parts = {name for name in names if name.startswith("part-")}
+    assert names - parts == {"token_shards.json", "report.json", "report.png"}
+    assert len(parts) == len(TokenShards(prepared).metadata.part_bytes) > 2
+    assert (prepared / "report.png").read_bytes().startswith(b"\x89PNG")
+    TokenShards(prepared).check_tokenizer(byte_tokenizer())
+
+
+@pytest.mark.parametrize("max_tasks", [1, 3])
+def test_parallelism_changes_no_byte(
+    prepared: Path, texts: Path, tokenizer_folder: str, tmp_path: Path, max_tasks: int
+) -> None:
+    prepare(texts, tmp_path, tokenizer_folder, replace(CONFIG, max_tasks=max_tasks))
+    assert shard_files(tmp_path) == shard_files(prepared)
+
+
+def test_another_seed_gives_other_sequences(
+    prepared: Path, texts: Path, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    prepare(texts, tmp_path, tokenizer_folder, replace(CONFIG, seed=8))
+    assert not np.array_equal(
+        TokenShards(tmp_path)[0].input_ids_T, TokenShards(prepared)[0].input_ids_T
+    )
+
+
+def test_running_again_changes_nothing_and_other_settings_are_refused(
+    prepared: Path, texts: Path, tokenizer_folder: str
+) -> None:
+    times = {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
+    prepare(texts, prepared, tokenizer_folder, replace(CONFIG, max_tasks=2))
+    assert times == {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
+    with pytest.raises(TokenShardError, match="made with another seed, upsample_factor;"):
+        prepare(texts, prepared, tokenizer_folder, replace(CONFIG, seed=1, upsample_factor=1))
+
+
+def test_without_up_sampling_every_document_is_packed_once(
+    ray_cluster: str, texts: Path, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    prepare(texts, tmp_path, tokenizer_folder, replace(CONFIG, upsample_factor=1))
+    assert sorted(packed_documents(tmp_path)[0]) == sorted(each["text"] for each in texts_of(0))
+
+
+def test_documents_kept_whole(ray_cluster: str, tokenizer_folder: str, tmp_path: Path) -> None:
+    records = [each for each in texts_of(0) if len(each["text"].encode()) < 512]
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    config = replace(CONFIG, upsample_factor=1, keep_whole=True)
+    report = prepare(path, tmp_path / "out", tokenizer_folder, config)
+    assert report.cuts == 0
+    for sequence in TokenShards(tmp_path / "out"):
+        ends = np.cumsum(sequence.document_lengths)
+        real = [end for end in ends if end <= 512 - sequence.num_padding]
+        assert (sequence.input_ids_T[np.array(real) - 1] == EOS).all()
+    assert sorted(packed_documents(tmp_path / "out")[0]) == sorted(each["text"] for each in records)
+
+
+def test_only_the_named_characters_are_labels(
+    ray_cluster: str, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    text = "Question: 17? Answer: 17."
+    record = {"text": text, "domain": "d", "labels": [[22, 25]]}
+    path = write_jsonl(tmp_path / "a.jsonl", [record, {**record, "labels": []}])
+    prepare(path, tmp_path / "out", tokenizer_folder, replace(CONFIG, labels_field="labels"))
+    row = TokenShards(tmp_path / "out")[0]
+    first, second = (slice(0, 26), slice(26, 52))
+    assert bytes(row.input_ids_T[first][:-1].tolist()).decode() == text
+    trained = [
+        bytes(row.input_ids_T[span][row.is_label_T[span]][:-1].tolist()) for span in (first, second)
+    ]
+    assert sorted(trained) == [b"", b"17."]
+    assert not row.is_label_T[52:].any()
+
+    path = write_jsonl(tmp_path / "b.jsonl", [{**record, "labels": [[22, 26]]}])
+    with pytest.raises(TextError, match="line 1: field 'labels' must hold pairs"):
+        prepare(path, tmp_path / "bad", tokenizer_folder, replace(CONFIG, labels_field="labels"))
+
+
+@pytest.mark.parametrize("parse", [False, True])
+def test_control_tokens_in_a_text(
+    ray_cluster: str, tokenizer_folder: str, tmp_path: Path, parse: bool
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "<|im_start|>user", "domain": "d"}])
+    config = replace(CONFIG, parse_special_tokens=parse)
+    prepare(path, tmp_path / "out", tokenizer_folder, config)
+    ids_T = TokenShards(tmp_path / "out")[0].input_ids_T
+    assert (TURN_START in ids_T) == parse
+
+
+def test_a_broken_file_stops_the_run_or_is_counted(
+    ray_cluster: str, texts: Path, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    lines = (texts / "a.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines[:10], b'{"text": "cu', *lines[10:]]))
+    whole = (texts / "b.jsonl.zst").read_bytes()
+    (tmp_path / "b.jsonl.zst").write_bytes(whole[:-20])
+    out = tmp_path / "out"
+    with pytest.raises(TextError, match=r"a\.jsonl, line 11: no JSON .*--text.on-error skip"):
+        prepare(tmp_path / "a.jsonl", out, tokenizer_folder)
+    config = replace(CONFIG, on_error="skip", upsample_factor=1)
+    prepare_text(
+        [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl.zst")],
+        output=str(out),
+        checkpoint=tokenizer_folder,
+        config=config,
+    )
+    report = read_report(str(out))
+    assert report.unreadable_records == 2
+    assert "a.jsonl, line 11: " in report.unreadable[0]
+    assert "b.jsonl.zst, after line " in report.unreadable[1]
+    assert sum(domain.documents_read for domain in report.domains) >= 150
+
+
+def test_what_cannot_be_met(
+    ray_cluster: str, texts: Path, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="do not fit into a sequence of 512"):
+        prepare(texts, tmp_path / "a", tokenizer_folder, replace(CONFIG, keep_whole=True))
+    with pytest.raises(ValueError, match="needs 1000 CPUs"):
+        prepare(texts, tmp_path / "b", tokenizer_folder, replace(CONFIG, task_cpus=1000))
+    with pytest.raises(ValueError, match="'bos' is no token of this tokenizer"):
+        prepare(texts, tmp_path / "c", tokenizer_folder, replace(CONFIG, separator="bos"))
+    with pytest.raises(ValueError, match="cannot load a tokenizer"):
+        prepare(texts, tmp_path / "d", str(texts), CONFIG)
+    empty = write_jsonl(tmp_path / "empty.jsonl", [], blank=3)
+    with pytest.raises(ValueError, match="no document is left"):
+        prepare(empty, tmp_path / "e", tokenizer_folder)
+
+
+def command(texts: Path, output: Path, tokenizer: str) -> list[str]:
+    """The job with the settings of SMALL_PIECES, all of them: a recipe has defaults of its own."""
+    job = [sys.executable, str(REPOSITORY / "jobs/prepare_text.py"), "--texts", str(texts)]
+    job += ["--output", str(output)]
+    config = replace(SMALL_PIECES, tokenizer=tokenizer, max_tasks=1)
+    for field, value in asdict(config).items():
+        name = field.replace("_", "-")
+        if isinstance(value, bool):
+            job.append(f"--text.{name}" if value else f"--text.no-{name}")
+        else:
+            job += [f"--text.{name}", str(value)]
+    return job
+
+
+@pytest.fixture(scope="module")
+def four_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four_files")
+    for number in range(4):
+        write_jsonl(folder / f"{number}.jsonl", texts_of(number, 60))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray_cluster: str,
+    four_files: Path,
+    tokenizer_folder: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    prepare(four_files, output, tokenizer_folder, SMALL_PIECES)
+    return shard_files(output)
+
+
+@pytest.mark.parametrize("victim", ["group-00001.arrow", "part-00010.arrow"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    four_files: Path,
+    undisturbed: dict[str, str],
+    tokenizer_folder: str,
+    tmp_path: Path,
+    victim: str,
+) -> None:
+    """The driver is killed with SIGKILL as soon as a given file is there, in either step."""
+    output = tmp_path / "tokens"
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(REPOSITORY)}
+    log = (tmp_path / "log").open("wb")
+    run = subprocess.Popen(
+        command(four_files, output, tokenizer_folder), env=environment, stdout=log, stderr=log
+    )
+    while run.poll() is None and not any(output.rglob(victim)):
+        time.sleep(0.002)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    with pytest.raises(TokenShardError, match="no folder of token shards"):
+        TokenShards(output)
+    finished = {path: path.stat().st_mtime_ns for path in output.rglob(victim)}
+    done = subprocess.run(
+        command(four_files, output, tokenizer_folder),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "token shards, report.json and report.png are in" in done.stdout
+    if victim.startswith("part"):
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert shard_files(output) == undisturbed

@@ -1,0 +1,78 @@
+"""`longva plan`: from options to tables and JSON, without network or weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from longva_ray.options import parse
+from longva_ray.planner.report import PlanOptions, bytes_of, make_plan, print_plan
+
+
+def options(*arguments: str) -> PlanOptions:
+    return parse(PlanOptions, list(arguments))
+
+
+def test_the_command_prints_json_without_network() -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from longva_ray.cli import main; main()",
+            *("plan", "--recipe", "longva_7b", "--gpus", "8", "--gpu-memory", "80GiB", "--json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": "/nonexistent"},
+    )
+    assert run.returncode == 0, run.stderr
+    plan = json.loads(run.stdout)
+    assert plan["length"] == 224_000
+    assert plan["fits"]
+    assert plan["longest"] > 1_000_000
+
+
+def test_tables_say_what_fits_and_what_switches_buy() -> None:
+    plan = make_plan(options("--recipe", "longva_7b", "--host-memory", "4TiB"))
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    print_plan(plan, console)
+    text = console.export_text()
+    for words in ("224,000 tokens fit", "optimizer and master weights", "checkpoints on the host"):
+        assert words in text
+    rows = {row["switch"]: (row["off"], row["on"]) for row in plan["switches"]}
+    for name in ("tiled loss", "checkpoints on the host", "tiled MLPs", "ring of 8"):
+        assert rows[name][0] < rows[name][1], name
+    # The set-up as planned is one side of every switch.
+    assert all(plan["longest"] in sides for sides in rows.values())
+
+
+def test_host_memory_limits_too() -> None:
+    free, tight = (
+        make_plan(options("--recipe", "longva_7b", "--host-memory", size))["longest"]
+        for size in ("4TiB", "384GiB")
+    )
+    assert 224_000 < tight < free
+
+
+def test_a_folder_with_a_config_is_enough(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, vocab_size=64
+    ).save_pretrained(tmp_path)
+    plan = make_plan(options("--model", str(tmp_path), "--gpus", "2"))
+    assert plan["model"]["width"] == 64
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="80GiB"):
+        bytes_of("80 apples")
+    assert bytes_of("1.5TB") == 1.5e12
+    with pytest.raises(ValueError, match="--model FOLDER"):
+        make_plan(options("--recipe", "smollm2"))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        make_plan(options("--model", "/nonexistent"))

@@ -1,0 +1,56 @@
+"""Commands that need no cluster."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from encoded_video import write_video
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from longva_ray import cli
+from longva_ray.lm.load import load_longva
+from longva_ray.shards.store import ShardStore
+from longva_ray.tiny.text_stages import write_base
+from longva_ray.tiny.tower import NamingTower, save_tower, tower_config
+
+
+def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
+    write_base(tmp_path / "text")
+    language_model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "text"))
+    language_model.save_pretrained(tmp_path / "text")
+    save_tower(NamingTower(tower_config()), tower_config(), tmp_path / "tower")
+    sources = [str(tmp_path / "text"), str(tmp_path / "tower")]
+    new = tmp_path / "new"
+    chosen = ["--encoding=anyres", "--dtype=float32", "--projector=align"]
+    assert cli.join([*sources, str(new), *chosen]) == 0
+    model, processor = load_longva(new, dtype=torch.float32)
+    assert (processor.encoding, model.config.projector) == ("anyres", "align")
+    plain = tmp_path / "plain"  # what the umask makes of a file
+    plain.touch()
+    assert {file.stat().st_mode for file in new.iterdir()} == {plain.stat().st_mode}
+    weights = language_model.state_dict()
+    assert all(
+        torch.equal(value, weights[name]) for name, value in model.language_model.named_parameters()
+    )
+    with pytest.raises(ValueError, match="exists already"):
+        cli.join([*sources, str(new)])
+
+
+def test_verify_names_what_the_disk_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="no encoded videos"):
+        cli.verify([str(tmp_path)])
+    store = ShardStore(tmp_path)
+    for video_id in ("a" * 32, "b" * 32):
+        tokens_FQD = write_video(store, num_frames=5, video_id=video_id)
+    assert cli.verify([str(tmp_path)]) == 0
+    part = next((tmp_path / ("b" * 32)).rglob("*.arrow"))
+    content = part.read_bytes()
+    place = content.index(tokens_FQD.numpy().tobytes())
+    part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert cli.verify([str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "2 of 2 videos are as written" in printed
+    assert f"of video {'b' * 32} does not match its digest" in printed
+    assert "1 of 2 videos are as written" in printed

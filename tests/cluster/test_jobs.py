@@ -1,0 +1,86 @@
+"""Jobs as users run them: submitted to a cluster from the repository's root."""
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from repository import REPOSITORY
+
+from longva_ray.shards.store import ShardStore
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def ray_job(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, "job", arguments[0], "--address", dashboard, *arguments[1:]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+
+
+def submit(dashboard: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    """Submit a job and wait for it; its output is fetched afterwards, whole.
+
+    What `ray job submit` follows can end before the job's last lines.
+    """
+    name = f"test-{uuid.uuid4().hex}"
+    folder = ["--working-dir", str(REPOSITORY)]
+    command = ["submit", "--submission-id", name, *folder, "--", sys.executable, *entrypoint]
+    done = ray_job(dashboard, *command)
+    done.stdout = ray_job(dashboard, "logs", name).stdout
+    return done
+
+
+def test_encode_by_job_submit(
+    ray_cluster: str, counting_video: Path, real_clip: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
+    options = ["--model", tiny_checkpoint, "--store", str(tmp_path / "store")]
+    done = submit(
+        ray_cluster,
+        "jobs/encode_videos.py",
+        *options,
+        "--videos",
+        str(counting_video),
+        str(real_clip),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 videos" in done.stdout
+    records = ShardStore(tmp_path / "store").records()
+    assert {record.source for record in records} == {"counting.mp4", "bigbuckbunny.mp4"}
+
+
+def test_a_job_with_a_bad_video_fails_and_names_it(
+    ray_cluster: str, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"\0" * 1000)
+    options = ["--model", tiny_checkpoint, "--store", str(tmp_path / "store")]
+    report = tmp_path / "report.json"
+    done = submit(
+        ray_cluster,
+        "jobs/encode_videos.py",
+        *options,
+        "--videos",
+        str(bad),
+        str(counting_video),
+        "--report",
+        str(report),
+    )
+    assert done.returncode == 1
+    assert "bad.mp4  FAILED: " in done.stdout
+    assert "1 of 2 videos" in done.stdout
+    assert "bad.mp4" in report.read_text()
+
+
+def test_a_relative_store_in_a_job_is_refused(ray_cluster: str, counting_video: Path) -> None:
+    done = submit(
+        ray_cluster, "jobs/encode_videos.py", "--videos", str(counting_video), "--store", "shards"
+    )
+    assert done.returncode == 1
+    assert "temporary copy" in done.stdout

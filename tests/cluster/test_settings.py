@@ -1,0 +1,113 @@
+"""Options and configs: a mistake is an error that says what would have been right."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from longva_ray.files.places import absolute, find_videos, local_path
+from longva_ray.options import find_checkpoint, parse, recipe_defaults
+from longva_ray.recipes import checkpoint_of, get_recipe
+from longva_ray.serving.run import ServeOptions
+from longva_ray.settings.answering import GenerationSettings
+from longva_ray.settings.base import from_dict, save_config
+from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.settings.recipe import Recipe
+
+
+def test_a_saved_recipe_comes_back_equal(tmp_path: Path) -> None:
+    recipe = get_recipe("longva_7b")
+    save_config(recipe, tmp_path / "recipe.json")
+    assert from_dict(Recipe, json.loads((tmp_path / "recipe.json").read_text())) == recipe
+
+
+def test_an_unknown_key_lists_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"\['fps'\] for EncodeConfig.*'sampling'"):
+        from_dict(EncodeConfig, {"fps": 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
+        ({"decode_cpus": 0.0}, "decode_cpus must be above 0"),
+        ({"max_encoders": 0}, "max_encoders"),
+        ({"sampling": "2fpm"}, "2fpm"),
+    ],
+)
+def test_bad_encode_settings(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EncodeConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [{"temperature": 3.0}, {"top_p": 0.0}, {"max_new_tokens": 0}])
+def test_bad_generation_settings(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        GenerationSettings(**values)  # type: ignore[arg-type]
+
+
+def test_the_command_line_starts_from_the_recipe() -> None:
+    options = parse(ServeOptions, ["--recipe", "longva_7b", "--encode.micro-batch", "7"])
+    assert options.encode.micro_batch == 7
+    assert options.encode.dtype == get_recipe("longva_7b").encode.dtype == "bfloat16"
+    assert recipe_defaults(ServeOptions, "tiny").encode.dtype == "float32"
+
+
+@pytest.mark.parametrize("setting", ["decode-cpus", "encoder-gpus", "max-encoders"])
+def test_a_server_refuses_settings_of_the_batch_job(setting: str) -> None:
+    options = parse(ServeOptions, [f"--encode.{setting}", "2"])
+    with pytest.raises(ValueError, match=rf"--encode.{setting} .* --serve.encoder-gpus"):
+        options.app_args()
+
+
+@pytest.mark.parametrize("arguments", [["--recipe", "huge"], ["--encode.mikro-batch", "7"]])
+def test_mistakes_on_the_command_line_end_the_program(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(ServeOptions, arguments)
+    assert ended.value.code not in (0, None)
+
+
+def test_folders_give_their_videos_sorted(tmp_path: Path) -> None:
+    for name in ("b.mp4", "a.MKV", "notes.txt"):
+        (tmp_path / name).touch()
+    assert find_videos([str(tmp_path)]) == [str(tmp_path / "a.MKV"), str(tmp_path / "b.mp4")]
+    uri = f"file://{tmp_path}"
+    assert find_videos([uri]) == [f"{uri}/a.MKV", f"{uri}/b.mp4"]
+    assert find_videos(["s3://bucket/v.mp4"]) == ["s3://bucket/v.mp4"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="no videos"):
+        find_videos([str(empty)])
+
+
+def test_relative_paths_are_refused_in_a_submitted_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("store") == str(tmp_path / "store")
+    job = {"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert absolute("/data/store") == "/data/store"
+    with pytest.raises(ValueError, match="temporary copy"):
+        absolute("store")
+
+
+def test_a_recipe_without_weights_says_so() -> None:
+    with pytest.raises(ValueError, match="smollm2 has no LongVA weights; give --model"):
+        checkpoint_of(get_recipe("smollm2"))
+
+
+def test_a_folder_of_weights_goes_to_workers_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("weights", "tiny") == str(tmp_path / "weights")
+    assert find_checkpoint("lmms-lab/LongVA-7B", "tiny") == "lmms-lab/LongVA-7B"
+    assert find_checkpoint(None, "longva_7b") == "lmms-lab/LongVA-7B"
+
+
+def test_reports_are_not_written_to_a_uri(tmp_path: Path) -> None:
+    assert local_path(str(tmp_path)) == tmp_path
+    with pytest.raises(ValueError, match="is a URI, but reports"):
+        local_path("s3://bucket/report")

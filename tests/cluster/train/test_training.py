@@ -1,0 +1,268 @@
+"""Training on real Ray workers: one result whatever the mesh, and runs that survive losses."""
+
+import json
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import ray.cloudpickle
+import torch
+import training_world
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from repository import REPOSITORY
+from safetensors.torch import load_file
+from training_world import HangingStage, SlowStage, TiledStage, settings, write_base, write_shards
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from longva_ray.settings.training import ExtendConfig
+from longva_ray.train.loop import Outcome
+from longva_ray.train.run.launch import train
+from longva_ray.train.run.trackers import METRICS
+from longva_ray.train.stages.text import TextStage
+
+OFFLOADED = {"steps": 8, "zero_stage": 3, "offload": True}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_shards(folder / "shards", write_base(folder / "base"))
+    ray.cloudpickle.register_pickle_by_value(training_world)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+
+def run(world: Path, name: str, config: ExtendConfig, stage: type = TextStage) -> Outcome:
+    return train(
+        stage(config, base=str(world / "base"), shards=str(world / "shards")),
+        config,
+        storage=str(world / "runs"),
+        name=name,
+        documents={"recipe.json": {"seed": config.seed}},
+    )
+
+
+def losses(world: Path, name: str) -> dict[int, float]:
+    """Loss of every step; the last line of a step counts."""
+    lines = (world / "runs" / name / "metrics.jsonl").read_text().splitlines()
+    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
+
+
+def weights(world: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(world / "runs" / name / "final" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, ray_cluster: str) -> dict[int, float]:
+    """Eight steps on two workers as one ring, ZeRO-3 with everything offloaded."""
+    outcome = run(world, "undisturbed", offloaded())
+    assert outcome.status == "finished", outcome.message
+    return losses(world, "undisturbed")
+
+
+def offloaded(**changes: object) -> ExtendConfig:
+    return settings(**{**OFFLOADED, **changes})
+
+
+@pytest.mark.parametrize(
+    ("workers", "ring", "changes"),
+    [(1, 1, {}), (2, 1, {}), (4, 2, {"zero_stage": 2, "offload": False})],
+)
+def test_the_mesh_does_not_change_the_losses(
+    world: Path,
+    undisturbed: dict[int, float],
+    workers: int,
+    ring: int,
+    changes: dict[str, object],
+) -> None:
+    name = f"mesh-{workers}-{ring}"
+    outcome = run(world, name, offloaded(num_workers=workers, ring_size=ring, **changes))
+    assert outcome.status == "finished", outcome.message
+    found = losses(world, name)
+    assert found.keys() == undisturbed.keys()
+    for step, loss in undisturbed.items():
+        assert found[step] == pytest.approx(loss, abs=1e-5)
+
+
+def test_saving_memory_does_not_change_the_losses(
+    world: Path, undisturbed: dict[int, float]
+) -> None:
+    """Tiled MLPs, checkpoints of activations on the host, weights divided by ZeRO-3."""
+    config = offloaded(checkpoint_activations=True, offload_activations=True)
+    outcome = run(world, "tiled", config, TiledStage)
+    assert outcome.status == "finished", outcome.message
+    assert losses(world, "tiled") == pytest.approx(undisturbed, abs=1e-5)
+
+
+def test_bfloat16_trains_to_almost_the_same_losses(
+    world: Path, undisturbed: dict[int, float]
+) -> None:
+    """ZeRO-1 as recipe smollm2 has it; weights and gradients of 8 bits."""
+    config = offloaded(dtype="bfloat16", zero_stage=1, offload=False, num_workers=1, ring_size=1)
+    outcome = run(world, "bfloat16", config)
+    assert outcome.status == "finished", outcome.message
+    assert losses(world, "bfloat16") == pytest.approx(undisturbed, rel=0.01)
+
+
+def test_the_result_is_an_ordinary_checkpoint(world: Path, undisturbed: dict[int, float]) -> None:
+    final = world / "runs" / "undisturbed" / "final"
+    model = AutoModelForCausalLM.from_pretrained(final)
+    assert model.config.rope_parameters["rope_theta"] == 1e5
+    assert model.config.max_position_embeddings == 256
+    assert AutoTokenizer.from_pretrained(final)("ab")["input_ids"] == [97, 98]
+    assert json.loads((final / "recipe.json").read_text()) == {"seed": 2024}
+    start = AutoModelForCausalLM.from_pretrained(world / "base")
+    assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
+    assert undisturbed[8] < undisturbed[1]
+    modes = {file.stat().st_mode for file in final.iterdir() if file.is_file()}
+    assert len(modes) == 1, "some files can be read by fewer people than others"
+    assert final.stat().st_mode == final.parent.stat().st_mode
+
+
+def test_only_the_last_checkpoints_stay(world: Path, undisturbed: dict[int, float]) -> None:
+    kept = sorted(path.name for path in (world / "runs" / "undisturbed").glob("step_*"))
+    assert kept == ["step_0000006", "step_0000008"]
+
+
+def test_a_killed_worker_leaves_no_trace(world: Path, undisturbed: dict[int, float]) -> None:
+    killer = threading.Thread(
+        target=when, args=(lambda: 5 in losses(world, "killed"), kill_a_worker)
+    )
+    killer.start()
+    outcome = run(world, "killed", offloaded(max_failures=1), SlowStage)
+    killer.join()
+    assert outcome.status == "finished", outcome.message
+    lines = (world / "runs" / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) > 8, "no step was done twice, so no worker was replaced"
+    assert losses(world, "killed") == undisturbed
+    expected = weights(world, "undisturbed")
+    for name, tensor in weights(world, "killed").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_run_that_diverges_names_the_last_good_checkpoint(world: Path, ray_cluster: str) -> None:
+    outcome = run(world, "diverged", settings(steps=20, learning_rate=1e15, checkpoint_every=1))
+    assert outcome.status == "diverged"
+    assert "nan" in outcome.message or "inf" in outcome.message
+    assert f"step_{outcome.step:07d}" in outcome.message
+
+
+def test_a_hung_worker_is_reported(world: Path, ray_cluster: str) -> None:
+    outcome = run(world, "hung", settings(collective_timeout_s=5), HangingStage)
+    assert outcome.status == "failed"
+    assert "rank 0 (ring 0, place 0 in it) waited more than 5 s" in outcome.message
+    assert "step 2" in outcome.message
+
+
+def test_ray_job_stop_saves_and_ends(world: Path, ray_cluster: str) -> None:
+    """The real command on the real job; its supervisor sends SIGTERM and waits."""
+    client = JobSubmissionClient(ray_cluster)
+    options = {
+        "shards": world / "shards",
+        "model": world / "base",
+        "storage": world / "runs",
+        "name": "stopped",
+        "extend.steps": 10**6,
+        "extend.checkpoint-every": 10**6,
+        "extend.max-tokens": 256,
+        "extend.sequences-per-step": 4,
+        "extend.rows-per-batch": 1,
+        "extend.cpus-per-worker": 0.5,
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    job = client.submit_job(
+        entrypoint=shlex.join([sys.executable, "jobs/extend_text.py", *flags]),
+        runtime_env={
+            "working_dir": str(REPOSITORY),
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "100"},
+        },
+    )
+    when(lambda: 3 in losses(world, "stopped"), lambda: client.stop_job(job))
+    over = {JobStatus.STOPPED, JobStatus.FAILED, JobStatus.SUCCEEDED}
+    when(lambda: client.get_job_status(job) in over, lambda: None)
+    logs = client.get_job_logs(job)
+    assert client.get_job_status(job) == JobStatus.STOPPED, logs
+    step = max(losses(world, "stopped"))
+    assert f"stopped after step {step}" in logs
+    assert "the same --name continues from the last checkpoint" in logs
+    assert (world / "runs" / "stopped" / f"step_{step:07d}" / "progress.json").exists()
+    assert not train_workers(), "workers outlive their driver"
+
+
+def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, float]) -> None:
+    """Not even when Ray's own list of checkpoints, written in place, was cut short."""
+    driver = start_driver(world, "driverless", **OFFLOADED)
+    when(lambda: 5 in losses(world, "driverless"), driver.kill)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == -signal.SIGKILL, output
+    when(lambda: not train_workers(), lambda: None)
+    assert not train_workers(), "workers outlive their driver"
+    folder = world / "runs" / "driverless"
+    assert not (folder / "final").exists()
+    (folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).write_text("")
+    outcome = run(world, "driverless", offloaded())
+    assert outcome.status == "finished", outcome.message
+    steps = [json.loads(line)["step"] for line in (folder / METRICS).read_text().splitlines()]
+    assert steps.count(1) == 1, "the run began anew"
+    assert losses(world, "driverless") == undisturbed
+
+
+def start_driver(world: Path, name: str, **changes: object) -> subprocess.Popen[str]:
+    script = (
+        "import logging, sys; logging.basicConfig(level=20);"
+        "from training_world import drive; drive(*sys.argv[1:])"
+    )
+    address = ray.get_runtime_context().gcs_address
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(world), address, name, json.dumps(changes)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def when(condition: Callable[[], bool], act: Callable[[], object]) -> None:
+    """Act as soon as a condition holds; files that are not there yet make it false."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                act()
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.05)
+    logging.getLogger(__name__).error("waited in vain")
+
+
+def train_workers() -> list[psutil.Process]:
+    """Training workers below this process, whose cluster it is."""
+    children = psutil.Process(os.getpid()).children(recursive=True)
+    return [child for child in children if "RayTrainWorker" in child.name() + cmdline(child)]
+
+
+def cmdline(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def kill_a_worker() -> None:
+    train_workers()[-1].send_signal(signal.SIGKILL)

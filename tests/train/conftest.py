@@ -1,6 +1,0 @@
-"""The way to `training_world` for the training tests."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
