@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from ring_reference import attention_and_gradients, random_inputs, relative_error
-from ring_workers import WorkerPool
+from worker_pool import WorkerPool
 
 from longva_ray.ring.attention import Ring, Schedule, ring_attention
 from longva_ray.ring.layout import ZigzagLayout

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from ring_reference import relative_error
-from ring_workers import WorkerPool
 from torch.nn import functional as F
 from transformers import (
     DynamicCache,
@@ -16,6 +15,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from worker_pool import WorkerPool
 
 from longva_ray.lm.loss import linear_cross_entropy
 from longva_ray.ring.attention import Ring

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from ring_reference import relative_error
-from ring_workers import WorkerPool
 from torch.nn import functional as F
+from worker_pool import WorkerPool
 
 from longva_ray.lm.loss import linear_cross_entropy
 from longva_ray.ring.layout import IGNORE_INDEX, ZigzagLayout

@@ -2,7 +2,7 @@
 
 import pytest
 import torch.distributed as dist
-from ring_workers import WorkerPool
+from worker_pool import WorkerPool
 
 from longva_ray.ring.mesh import make_mesh
 

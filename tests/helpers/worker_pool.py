@@ -1,12 +1,13 @@
-"""Persistent gloo workers: starting one takes seconds, the work of a test takes milliseconds.
+"""Gloo processes that live for a whole test session and run one job after another.
 
-Four processes start once a test session and form groups of 1, 2 and 4 ranks (prefixes of the
-world). A job is a top-level function of a test module; it is named by file and name, since pytest
-imports test modules under names a fresh process cannot find. `job(group, *args)` runs on every rank
-of the group and its results come back in rank order.
+Starting a process takes seconds and the work of a test takes milliseconds, so four processes start
+once and form groups of 1, 2 and 4 ranks (prefixes of the world). A job is a top-level function of a
+test module. It is sent as a file and a name, because pytest imports test modules under names that a
+fresh process cannot find. `job(group, *args)` runs on every rank of the group, and its results come
+back in rank order.
 
-A job that raises fails the test with the worker's traceback; one that hangs is killed after a
-timeout. Either way the processes are ended and started anew for the next test.
+A job that raises fails the test with the worker's traceback. One that hangs is killed after a
+timeout. In both cases the next test gets new processes.
 """
 
 import importlib.util
@@ -28,8 +29,8 @@ import torch.distributed as dist
 
 WORLD_SIZES = (1, 2, 4)
 
-
 JOB_SECONDS = 120
+"""A job that takes longer than this counts as hung."""
 
 
 class WorkerPool:
@@ -118,7 +119,7 @@ def _serve(rank: int, port: int, connection: Connection) -> None:
 
 
 def _load(source: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"ring_job_{abs(hash(source))}", source)
+    spec = importlib.util.spec_from_file_location(f"pool_job_{abs(hash(source))}", source)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,9 +1,9 @@
-"""Fixtures of the ring tests."""
+"""Fixtures of the tests that need no Ray."""
 
 from collections.abc import Iterator
 
 import pytest
-from ring_workers import WorkerPool
+from worker_pool import WorkerPool
 
 
 @pytest.fixture(scope="session")
