@@ -1,6 +1,6 @@
 """A conversation about images -> token ids, which of them are answers, and the images' grids.
 
-    ChatSample -> input_ids_T, trained_T, grids_GYXC, source_S2
+    ChatSample -> input_ids_T, is_label_T, grids_GYXC, source_S2
 
 The prompt comes from the one chat template, so that what stands in front of an answer is, token for
 token, what the model is given when it is asked (`lm.prompt.build_prompt`); captions too (the
@@ -54,7 +54,7 @@ class EncodedSample:
     sample_id: str
     input_ids_T: npt.NDArray[np.int32]
     """Every placeholder repeated for its visual tokens."""
-    trained_T: npt.NDArray[np.bool_]
+    is_label_T: npt.NDArray[np.bool_]
     """Tokens that the model learns to produce."""
     grids_GYXC: npt.NDArray[np.uint8]
     """Of all images and videos, in the order of their placeholders."""
@@ -103,7 +103,7 @@ class SampleEncoder:
         return EncodedSample(
             sample_id=sample.sample_id,
             input_ids_T=input_ids_T,
-            trained_T=answer_mask(
+            is_label_T=answer_mask(
                 input_ids_T, [message["role"] for message in sample.messages], self._tokenizer
             ),
             grids_GYXC=np.concatenate([np.zeros((0, size, size, 3), np.uint8), *grids]),

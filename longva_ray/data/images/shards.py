@@ -71,7 +71,7 @@ class VisionRow:
     """Samples one behind the other."""
 
     input_ids_T: npt.NDArray[np.int32]
-    trained_T: npt.NDArray[np.bool_]
+    is_label_T: npt.NDArray[np.bool_]
     """Tokens that the model learns to produce."""
     document_lengths: tuple[int, ...]
     """Tokens of each sample."""
@@ -85,7 +85,7 @@ class VisionRow:
     def of(cls, samples: list[EncodedSample]) -> "VisionRow":
         return cls(
             input_ids_T=np.concatenate([sample.input_ids_T for sample in samples]),
-            trained_T=np.concatenate([sample.trained_T for sample in samples]),
+            is_label_T=np.concatenate([sample.is_label_T for sample in samples]),
             document_lengths=tuple(len(sample.input_ids_T) for sample in samples),
             sample_ids=tuple(sample.sample_id for sample in samples),
             grids_GYXC=np.concatenate([sample.grids_GYXC for sample in samples]),
@@ -168,7 +168,7 @@ class VisionShards:
         pixels = np.frombuffer(batch.column("pixels")[0].as_buffer(), dtype=np.uint8)
         return VisionRow(
             input_ids_T=batch.column("input_ids")[0].values.to_numpy(),
-            trained_T=batch.column("trained")[0].values.to_numpy(zero_copy_only=False),
+            is_label_T=batch.column("trained")[0].values.to_numpy(zero_copy_only=False),
             document_lengths=tuple(batch.column("document_lengths")[0].as_py()),
             sample_ids=tuple(batch.column("sample_ids")[0].as_py()),
             grids_GYXC=pixels.reshape(-1, size, size, 3),
@@ -261,13 +261,13 @@ class VisionShardWriter:
         ):
             for row in rows:
                 writer.write_batch(self._batch(row))
-                for array in (row.input_ids_T, row.trained_T, row.grids_GYXC, row.source_S2):
+                for array in (row.input_ids_T, row.is_label_T, row.grids_GYXC, row.source_S2):
                     digest.update(np.ascontiguousarray(array).data)
                 digest.update(repr(row.document_lengths).encode())
                 tokens.append(len(row.input_ids_T))
                 grids.append(len(row.grids_GYXC))
                 samples += len(row.sample_ids)
-                trained += int(row.trained_T.sum())
+                trained += int(row.is_label_T.sum())
         path = f"{self._root}/{part_name(part)}"
         self._filesystem.move(temporary, path)
         return PartRecord(
@@ -289,7 +289,7 @@ class VisionShardWriter:
         ends = pa.py_buffer(np.array([0, pixels.size], dtype=np.int64))
         columns = [
             pa.array([row.input_ids_T], pa.list_(pa.int32())),
-            pa.array([row.trained_T], pa.list_(pa.bool_())),
+            pa.array([row.is_label_T], pa.list_(pa.bool_())),
             pa.array([row.document_lengths], pa.list_(pa.int32())),
             pa.array([row.sample_ids], pa.list_(pa.string())),
             pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, pixels]),

@@ -228,7 +228,7 @@ class VisionStage:
         """This rank's share of a row."""
         layout = ZigzagLayout(document_lengths=row.document_lengths, world_size=mesh.ring_size)
         ids_BT = torch.from_numpy(row.input_ids_T.astype(np.int64))[None]
-        trained_BT = torch.from_numpy(np.array(row.trained_T))[None]
+        trained_BT = torch.from_numpy(np.array(row.is_label_T))[None]
         answers_BT = ids_BT.masked_fill(~trained_BT, IGNORE_INDEX)
         labels_BT = next_token_labels(answers_BT, layout)
         labels_BL = layout.split(labels_BT, mesh.ring_rank, dim=1, pad_value=IGNORE_INDEX)

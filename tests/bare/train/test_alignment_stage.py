@@ -63,7 +63,7 @@ def plain_losses(world: Path, model: LongVAForConditionalGeneration) -> dict[str
         start = shown = 0
         for name, length in zip(row.sample_ids, row.document_lengths, strict=True):
             ids = torch.tensor(row.input_ids_T[start : start + length])[None].long()
-            trained = torch.tensor(row.trained_T[start : start + length])
+            trained = torch.tensor(row.is_label_T[start : start + length])
             num_tokens = int((ids == model.config.image_token_id).sum())
             images = images_of(row, slice(shown, shown + num_tokens)) if num_tokens else {}
             logits = model(input_ids=ids, **images).logits[0, :-1]

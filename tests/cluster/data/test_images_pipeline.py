@@ -65,7 +65,7 @@ def test_every_sample_is_written_once_or_named(prepared: Path) -> None:
     data = shards.metadata
     assert sum(data.row_tokens) == sum(len(row.input_ids_T) for row in rows) == report["tokens"]
     assert sum(data.row_grids) == sum(len(row.grids_GYXC) for row in rows) == report["grids"] == 16
-    assert data.num_trained == sum(int(row.trained_T.sum()) for row in rows)
+    assert data.num_trained == sum(int(row.is_label_T.sum()) for row in rows)
     assert max(data.row_tokens) <= 200
     assert len(data.part_rows) == 3
 

@@ -43,7 +43,7 @@ def sample_of(folder: Path, content: dict[str, object]) -> ChatSample:
 
 def spans(encoded: EncodedSample) -> list[slice]:
     """Runs of trained tokens."""
-    edges = np.flatnonzero(np.diff(np.pad(encoded.trained_T, 1).astype(int)))
+    edges = np.flatnonzero(np.diff(np.pad(encoded.is_label_T, 1).astype(int)))
     return [slice(*edge) for edge in edges.reshape(-1, 2).tolist()]
 
 

@@ -273,7 +273,7 @@ def test_a_lost_connection_is_no_damage(
     (tmp_path / "a.txt").write_bytes(JSONL)
     (file,) = find_files([str(tmp_path / name)])
     store = Dropping(file.num_bytes // 2)
-    monkeypatch.setattr(text_files, "resolve", lambda place: (store, file.path))
+    monkeypatch.setattr(text_files, "open_place", lambda place: (store, file.path))
     with pytest.raises(TextError, match=r"cannot be fetched \(connection reset by peer\); run ag"):
         list(read_documents(file, CONFIG))
 
