@@ -15,7 +15,7 @@ from timing import GIB, AttentionShape, LossShape, Row, alternate, attend, loss_
 from longva_ray.lm.loss import linear_cross_entropy
 from longva_ray.ring.attention import Ring, ring_attention
 from longva_ray.ring.choose import choose_kernel
-from longva_ray.ring.kernel import accumulate_dtype, merge_
+from longva_ray.ring.kernel import Saved, accumulate_dtype, merge_
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.ring.plan import Block, ring_blocks
 
@@ -63,19 +63,15 @@ def replay(blocks: tuple[Block | None, ...], share: list[torch.Tensor]) -> None:
     out = out.to(exact)
     for b in others:
         if b is not None:
-            rows = (q[:, :, b.queries], k[:, :, b.keys], v[:, :, b.keys])
-            more_out, more_lse = kernel.forward(*rows, b, scale=scale)
+            q_rows, k_rows, v_rows = q[:, :, b.queries], k[:, :, b.keys], v[:, :, b.keys]
+            more_out, more_lse = kernel.forward(q_rows, k_rows, v_rows, b, scale=scale)
             merge_(out[:, :, b.queries], lse[:, :, b.queries], more_out, more_lse)
-    out, sums = out.to(q.dtype), [torch.zeros_like(t, dtype=exact) for t in (q, k, v)]
+    saved = Saved(q, k, v, out.to(q.dtype), lse)
+    sums = [torch.zeros_like(t, dtype=exact) for t in (q, k, v)]
     for b in blocks:
         if b is not None:
-            g_rows, q_rows, out_rows, lse_rows = (
-                t[:, :, b.queries] for t in (grad_out, q, out, lse)
-            )
-            key_rows, value_rows = k[:, :, b.keys], v[:, :, b.keys]
-            shares = kernel.backward(
-                g_rows, q_rows, key_rows, value_rows, out_rows, lse_rows, b, scale=scale
-            )
+            rows = saved.cut(b.queries, b.keys)
+            shares = kernel.backward(grad_out[:, :, b.queries], rows, b, scale=scale)
             for total, more, where in zip(sums, shares, (b.queries, b.keys, b.keys), strict=True):
                 total[:, :, where] += more
 

@@ -3,10 +3,12 @@
     forward      all-gather k, v  ->  one kernel call for each of the two local chunks
     backward     all-gather again, two calls  ->  reduce-scatter dk, dv in at least float32
 
-The output of a row comes out of one kernel, rounded once, so its error does not grow with the
-number of ranks. The price is memory for one layer's keys and values of the whole sequence, and for
-their gradients in float32; under grouped-query attention that is little (Qwen2-7B: 0.4 GiB for 224K
-tokens, and three times that again in the backward pass). They are gathered again rather than kept.
+One kernel computes the output of a row and rounds it once, so the error does not grow with the
+number of ranks. The price is memory: one layer's keys and values of the whole sequence, and their
+gradients in float32. With grouped-query attention that is little (Qwen2-7B: 0.4 GiB for 224K
+tokens, and three times that again in the backward pass). The backward pass gathers them again
+instead of keeping them.
+
 Shapes: B batch, N query heads, M key heads, T padded tokens of the sequence, L local tokens, H head
 dimension.
 """
@@ -14,7 +16,7 @@ dimension.
 import torch
 import torch.distributed as dist
 
-from longva_ray.ring.kernel import Gradients, Kernel, OutAndLse, accumulate_dtype
+from longva_ray.ring.kernel import Gradients, Kernel, OutAndLse, Saved, accumulate_dtype
 from longva_ray.ring.layout import ZigzagLayout, zigzag_to_sequence
 from longva_ray.ring.plan import Block
 
@@ -33,21 +35,17 @@ def forward(
 ) -> OutAndLse:
     """q (B, N, L, H), k and v (B, M, L, H) -> out (B, N, L, H), lse (B, N, L)."""
     keys, values = _gather(k, v, group)
-    parts = [
+    results = [
         kernel.forward(q[:, :, b.queries], keys[:, :, b.keys], values[:, :, b.keys], b, scale=scale)
         for b in blocks
     ]
-    outs, lses = zip(*parts, strict=True)
+    outs, lses = zip(*results, strict=True)
     return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
 
 
 def backward(
     grad_out: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
+    saved: Saved,
     *,
     blocks: Blocks,
     layout: ZigzagLayout,
@@ -56,23 +54,13 @@ def backward(
     scale: float,
 ) -> Gradients:
     """Gradients of q, k and v, the last two in the accumulation dtype."""
-    keys, values = _gather(k, v, group)
-    dkv_2BMTH = keys.new_zeros((2, *keys.shape), dtype=accumulate_dtype(k.dtype))
+    keys, values = _gather(saved.k, saved.v, group)
+    whole = saved._replace(k=keys, v=values)
+    dkv_2BMTH = keys.new_zeros((2, *keys.shape), dtype=accumulate_dtype(keys.dtype))
     dqs = []
     for b in blocks:
-        grad_rows, q_rows, out_rows, lse_rows = (
-            t[:, :, b.queries] for t in (grad_out, q, out, lse)
-        )
-        dq, dk, dv = kernel.backward(
-            grad_rows,
-            q_rows,
-            keys[:, :, b.keys],
-            values[:, :, b.keys],
-            out_rows,
-            lse_rows,
-            b,
-            scale=scale,
-        )
+        rows = whole.cut(b.queries, b.keys)
+        dq, dk, dv = kernel.backward(grad_out[:, :, b.queries], rows, b, scale=scale)
         dqs.append(dq)
         dkv_2BMTH[0, :, :, b.keys] += dk
         dkv_2BMTH[1, :, :, b.keys] += dv
@@ -88,7 +76,7 @@ def _gather(
     if size == 1:
         return k, v
     kv_2BMLH = torch.stack((k, v))
-    shards = kv_2BMLH.new_empty((size * 2, *k.shape))  # concatenated: gloo refuses the stacked form
+    shards = kv_2BMLH.new_empty((size * 2, *k.shape))  # one long axis: gloo refuses a stacked one
     # The single-tensor collectives got new names in torch 2.13; the old ones still work there, with
     # a warning.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -100,7 +88,7 @@ def _gather(
 def _reduce_scatter(
     dkv_2BMTH: torch.Tensor, layout: ZigzagLayout, group: dist.ProcessGroup | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over ranks, each keeps those of its own keys: (2, B, M, T, H) -> (B, M, L, H) twice."""
+    """Sum over ranks; each keeps those of its keys: (2, B, M, T, H) -> (B, M, L, H) twice."""
     size = layout.world_size
     if size == 1:
         return dkv_2BMTH[0], dkv_2BMTH[1]

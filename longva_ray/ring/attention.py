@@ -2,11 +2,11 @@
 
     q (B, N, L, H), k and v (B, M, L, H) on every rank  ->  out (B, N, L, H) on every rank
 
-Equal to one process attending over the whole sequence, document by document. Three schedules behind
-one signature:
+Equal to one process attending over the whole sequence, document by document. Three schedules with
+one signature, for W ranks:
 
     ring               point to point, overlapped with the kernels; memory does not grow with W
-    all_gather         all keys and values at once: one rounding, few collectives, more memory
+    all_gather         all keys and values together: one rounding, few collectives, more memory
     ring_flash_attn    the ring-flash-attn package (extra `gpu`): one document without padding only
 
 Log-sum-exps, partial outputs and travelling gradients are kept in at least float32; float64 stays
@@ -28,10 +28,10 @@ from torch.autograd.function import once_differentiable
 from longva_ray.ring import all_gather, point_to_point
 from longva_ray.ring.choose import KernelName, choose_kernel
 from longva_ray.ring.keep import kept
-from longva_ray.ring.kernel import Gradients, OutAndLse
+from longva_ray.ring.kernel import Gradients, OutAndLse, Saved
 from longva_ray.ring.layout import ZigzagLayout
-from longva_ray.ring.library import library_attention
 from longva_ray.ring.plan import gather_blocks, ring_blocks
+from longva_ray.ring.zigzag_package import package_attention
 
 Schedule: TypeAlias = Literal["ring", "all_gather", "ring_flash_attn"]
 
@@ -40,7 +40,7 @@ Schedule: TypeAlias = Literal["ring", "all_gather", "ring_flash_attn"]
 class Ring:
     """How one batch is spread over processes, and how its attention is computed.
 
-    Cheap; make one for each batch.
+    Making one costs nothing: make one for each batch.
 
     Raises ValueError when the layout was made for another number of ranks than the group has, or
     for an unknown schedule.
@@ -92,7 +92,7 @@ def ring_attention(
     scale = q_BNLH.shape[-1] ** -0.5 if scale is None else scale
     q_BNLH, k_BMLH, v_BMLH = (_dense_rows(t) for t in (q_BNLH, k_BMLH, v_BMLH))
     if ring.schedule == "ring_flash_attn":
-        return library_attention(q_BNLH, k_BMLH, v_BMLH, ring.layout, ring.group, scale=scale)
+        return package_attention(q_BNLH, k_BMLH, v_BMLH, ring.layout, ring.group, scale=scale)
     out: torch.Tensor = _RingAttention.apply(q_BNLH, k_BMLH, v_BMLH, ring, scale)
     return out
 
@@ -114,10 +114,9 @@ class _RingAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v, out, lse = ctx.saved_tensors
-        grad_out = _dense_rows(grad_out)
-        dq, dk, dv = _backward(grad_out, q, k, v, out, lse, ctx.ring, ctx.scale)
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
+        saved = Saved(*ctx.saved_tensors)
+        dq, dk, dv = _backward(_dense_rows(grad_out), saved, ctx.ring, ctx.scale)
+        return dq.to(saved.q.dtype), dk.to(saved.k.dtype), dv.to(saved.v.dtype), None, None
 
 
 def _forward(
@@ -133,29 +132,16 @@ def _forward(
     return all_gather.forward(q, k, v, blocks=calls, group=ring.group, kernel=kernel, scale=scale)
 
 
-def _backward(
-    grad_out: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    ring: Ring,
-    scale: float,
-) -> Gradients:
-    kernel = choose_kernel(q.device.type, ring.kernel)
+def _backward(grad_out: torch.Tensor, saved: Saved, ring: Ring, scale: float) -> Gradients:
+    kernel = choose_kernel(grad_out.device.type, ring.kernel)
     if ring.schedule == "ring":
         steps = ring_blocks(ring.layout, ring.rank)
         return point_to_point.backward(
-            grad_out, q, k, v, out, lse, blocks=steps, group=ring.group, kernel=kernel, scale=scale
+            grad_out, saved, blocks=steps, group=ring.group, kernel=kernel, scale=scale
         )
     return all_gather.backward(
         grad_out,
-        q,
-        k,
-        v,
-        out,
-        lse,
+        saved,
         blocks=gather_blocks(ring.layout, ring.rank),
         layout=ring.layout,
         group=ring.group,
@@ -165,7 +151,7 @@ def _backward(
 
 
 def _dense_rows(x: torch.Tensor) -> torch.Tensor:
-    """`x` with the entries of each head side by side: flash kernels read others as garbage."""
+    """`x` with the entries of each head side by side: flash kernels misread any other strides."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

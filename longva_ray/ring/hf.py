@@ -6,15 +6,15 @@
     local_ids = layout.split(ids, ring.rank, dim=1, pad_value=0)
     hidden = model.model(input_ids=local_ids, **ring_inputs(model, ring)).last_hidden_state
 
-No model file is forked or patched: transformers calls the function registered here with queries,
+No model file is forked or patched. Transformers calls the function registered here with queries,
 keys and values after the rotary embedding, and passes the keyword `ring` through to it untouched.
-The model never learns that its sequence is only a part.
+`Ring.schedule` says how keys travel. The model never learns that its sequence is only a share.
 
 A zigzag share of a sequence looks like a packed batch to transformers' own attention functions,
-which would compute something else without a word. So the shares come with guards: `ring_inputs`,
-which hands out positions, refuses a model that is not set to this implementation; the attention
-refuses positions that are not those of the layout; and everything the ring cannot compute (padding
-masks, other masks, dropout, sliding windows, caches, score caps) is an error.
+which would silently compute something else. So there are guards. `ring_inputs`, which provides the
+positions, refuses a model that is not set to this implementation. The attention refuses positions
+that are not those of the layout. Everything the ring cannot compute (padding masks, other masks,
+dropout, sliding windows, caches, score caps) is an error.
 
 What it does not do: decoding. The ring is for training and for whole-sequence evaluation.
 """
@@ -29,7 +29,6 @@ from longva_ray.ring.attention import Ring, ring_attention
 from longva_ray.ring.layout import ZigzagLayout
 
 NAME = "longva_ring"
-
 
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask", "cu_seq_lens_q", "block_table")
 """Keywords by which transformers asks an attention function to compute something else."""
@@ -63,7 +62,7 @@ def ring_inputs(
 
 @functools.lru_cache(maxsize=4)
 def _local_positions(layout: ZigzagLayout, rank: int, device: torch.device) -> torch.Tensor:
-    """(1, L), kept: the check in every layer is then one of identity and waits for no device."""
+    """(1, L), cached: every layer then checks identity and waits for no device."""
     with torch.inference_mode(False):
         return layout.positions(rank)[None].to(device)
 
@@ -124,7 +123,7 @@ def _check_positions(position_ids: torch.Tensor | None, ring: Ring, device: torc
     if not bool((position_ids == wanted).all()):
         raise ValueError(
             "position_ids are not those of this rank's tokens, so the rotary embedding is wrong: "
-            "a rank holds two distant pieces of the sequence; call the model with "
+            "a rank holds two distant chunks of the sequence; call the model with "
             "**ring_inputs(model, ring)"
         )
 
@@ -141,18 +140,18 @@ def _mask(
     """What transformers calls once a forward pass to build a mask: none, but it may refuse."""
     if attention_mask is not None and not bool(attention_mask.all()):
         raise ValueError(
-            f"attention {NAME!r} takes no padding mask: padding is a document of its own in "
-            "ZigzagLayout; leave attention_mask out"
+            f"attention {NAME!r} takes no padding mask: ZigzagLayout makes padding a separate "
+            "document; leave attention_mask out"
         )
     if q_length != kv_length:
         raise ValueError(
             f"attention {NAME!r} has no KV cache: {q_length} queries but {kv_length} keys; pass "
             "use_cache=False"
         )
-    # A mask that shows any token the one behind it is not causal. Transformers composes such masks
-    # out of opaque functions (bidirectional, prefix, image blocks), so the answer is read off the
-    # function itself. What the function hides is no business of this check: it takes the jump
-    # between the two chunks for a boundary of documents.
+    # A mask that shows any token its successor is not causal. Transformers composes such masks from
+    # opaque functions (bidirectional, prefix, image blocks), so the function itself is asked. What
+    # the function hides does not matter here: it takes the jump between the two chunks for a
+    # boundary between documents.
     first = torch.zeros((), dtype=torch.long, device=device)
     index = torch.arange(q_length, device=device)
     ahead = torch.as_tensor(mask_function(first, first, index[:-1], index[1:]))

@@ -2,17 +2,17 @@
 
 Checkpointing runs a layer a second time in the backward pass. For attention over a ring that second
 run would cost all its communication and about two ninths of its arithmetic, only to find an output
-that was known. Hand `keep_ring_forward` to non-reentrant checkpointing and every checkpointed
-region remembers what the ring computed in it:
+that was known before. Pass `keep_ring_forward` to non-reentrant checkpointing, and every
+checkpointed region remembers what the ring computed in it:
 
     torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False, context_fn=keep_ring_forward)
 
-Each region gets its own memory, filled in the order of its calls and read in the same order, which
-is the order that checkpointing itself relies on. It lives exactly as long as the region's graph.
-Without it everything is still correct; the ring just runs twice.
+Each region remembers its results in the order of its calls and reads them in the same order, which
+is the order that checkpointing itself relies on. They live exactly as long as the region's graph.
+Without this everything is still correct; the ring just runs twice.
 
 Trade-off: one output (and its log-sum-exp) a layer stays in memory, about as much as the layer
-input that checkpointing keeps; hooks for saved tensors, such as torch's `save_on_cpu`, may put it
+input that checkpointing keeps. Hooks for saved tensors, such as torch's `save_on_cpu`, may put it
 elsewhere. What it does not do: regions inside regions (the inner one recomputes the ring).
 """
 

@@ -1,9 +1,17 @@
-"""What every attention kernel of the ring offers, and how partial results merge.
+"""What every attention kernel offers, and how results over different keys are merged.
 
-Shapes: B batch, N heads, S sequence, H head dimension.
+    forward    q (B, N, S, H), k and v (B, M, S', H)  ->  out (B, N, S, H), lse (B, N, S)
+    backward   grad_out, and `Saved` with out and lse over ALL keys  ->  dq, dk, dv of this block
+
+M divides N (grouped-query attention), and keys are never repeated. Softmax weights are
+exp(score - lse). So a block that is given the log-sum-exp over all keys of the sequence returns its
+exact share of the gradients, and the shares only have to be added.
+
+What no kernel does: dropout, sliding windows, any mask other than the causal ones that `plan.Block`
+describes. Shapes: B batch, N query heads, M key heads, S rows of the block, H head dimension.
 """
 
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -11,8 +19,22 @@ from longva_ray.ring.plan import Block
 
 OutAndLse: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-
 Gradients: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Saved(NamedTuple):
+    """What a backward pass works from: the inputs of the forward pass and its results."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    out: torch.Tensor
+    lse: torch.Tensor
+
+    def cut(self, queries: slice, keys: slice) -> "Saved":
+        """Some query rows and some key rows, without a copy."""
+        q, out, lse = (t[:, :, queries] for t in (self.q, self.out, self.lse))
+        return Saved(q, self.k[:, :, keys], self.v[:, :, keys], out, lse)
 
 
 class Kernel(Protocol):
@@ -26,16 +48,7 @@ class Kernel(Protocol):
         """Output in the dtype of `q` (or a finer one) and natural-log lse in at least float32."""
 
     def backward(
-        self,
-        grad_out: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        out: torch.Tensor,
-        lse: torch.Tensor,
-        block: Block,
-        *,
-        scale: float,
+        self, grad_out: torch.Tensor, saved: Saved, block: Block, *, scale: float
     ) -> Gradients:
         """This block's share of dq, dk, dv, given output and lse over all keys of the sequence.
 
@@ -54,7 +67,7 @@ def merge_(
     """Fold attention over further keys into `out` and `lse`, in place.
 
     With a = lse and b = more_lse the new output is out + sigmoid(b - a) (more_out - out) and the
-    new log-sum-exp is a - logsigmoid(a - b): no exponential of a log-sum-exp is ever taken, so gaps
+    new log-sum-exp is a - logsigmoid(a - b). No exponential of a log-sum-exp is ever taken, so gaps
     of any size stay finite. Source:
     https://github.com/zhuzilin/ring-flash-attention/pull/34#issuecomment-2076126795.
     """

@@ -8,15 +8,15 @@ holds chunk r and chunk 2W-1-r, in that order:
 
 Under a causal mask late tokens cost more than early ones, and an early chunk paired with a late one
 gives every rank the same work. Everything here is integer arithmetic on Python tuples known to
-every rank, so no rank ever has to ask another one, or the device, where a document ends.
+every rank, so no rank ever has to ask another rank, or the device, where a document ends.
 
-Padding is a document of its own, behind all others: no real token can see it and no label points
-into it. Shapes: B batch, T tokens of the whole sequence, L tokens on this rank (2 chunks). The
-documents are the same for every row of a batch; rows with different documents belong one behind the
-other in a single row.
+Padding is a separate document after all others: no real token can see it, and no label points into
+it. The documents are the same for every row of a batch; rows with different documents are packed
+one after another into a single row. Shapes: B batch, T tokens of the whole sequence, L tokens on
+this rank (2 chunks).
 
-What it does not do: it moves nothing between processes. Each rank cuts its own share out of the
-whole sequence.
+What it does not do: it moves nothing between processes. Each rank cuts its share out of the whole
+sequence.
 
 Source: zigzag sharding, section 3.1 of the paper and
 https://github.com/zhuzilin/ring-flash-attention/issues/2.
@@ -106,7 +106,7 @@ class ZigzagLayout:
         return torch.cat([torch.arange(stop - start) for start, stop in itertools.pairwise(starts)])
 
     def pad(self, x: torch.Tensor, *, dim: int, pad_value: float) -> torch.Tensor:
-        """Fill `x` with `pad_value` behind its end along `dim`, from T to the padded length.
+        """Append `pad_value` to `x` along `dim`, from T to the padded length.
 
         A tensor that already has the padded length is returned as it is. Raises ValueError for any
         other length.
@@ -132,8 +132,8 @@ class ZigzagLayout:
         """
         padded = self.pad(x, dim=dim, pad_value=pad_value)
         early, late = self.chunks(rank)
-        parts = [padded.narrow(dim, chunk.start, len(chunk)) for chunk in (early, late)]
-        return torch.cat(parts, dim=dim)
+        halves = [padded.narrow(dim, chunk.start, len(chunk)) for chunk in (early, late)]
+        return torch.cat(halves, dim=dim)
 
     def merge(self, shards: Sequence[torch.Tensor], *, dim: int) -> torch.Tensor:
         """The inverse of `split`: the shards of rank 0..W-1 -> T tokens along `dim`, no padding.
@@ -151,7 +151,7 @@ class ZigzagLayout:
 
 
 def zigzag_to_sequence(shards: Sequence[torch.Tensor], *, dim: int) -> torch.Tensor:
-    """Shards of rank 0..W-1, L tokens each along `dim` -> the padded sequence in its own order."""
+    """Shards of rank 0..W-1, L tokens each along `dim` -> the padded sequence in order."""
     halves = [shard.chunk(2, dim=dim) for shard in shards]
     early = [half[0] for half in halves]
     late = [half[1] for half in reversed(halves)]
@@ -165,7 +165,7 @@ def next_token_labels(
 
     Position t is labelled with token t+1; the last token of every document is labelled
     `ignore_index`, because what follows it belongs to another document. Shift here, before
-    `ZigzagLayout.split`: the token behind the last one of a chunk lives on another rank. Labels
+    `ZigzagLayout.split`: the token after the last one of a chunk lives on another rank. Labels
     with holes (a prompt that is not trained on) go in with their holes and keep them.
     """
     starts = layout.document_starts

@@ -20,7 +20,7 @@ class RingMesh:
     """This process's place, and its groups; all None without torch.distributed."""
 
     data_size: int
-    """Rings beside each other, each with its own sequences."""
+    """Rings that run side by side, each on different sequences."""
     data_rank: int
     """Which ring this process is in; feed rows `data_rank`, `data_rank + data_size`, ... to it."""
     ring_size: int
@@ -28,7 +28,7 @@ class RingMesh:
     ring_group: dist.ProcessGroup | None
     """The ranks that share this process's sequences."""
     world_group: dist.ProcessGroup | None
-    """All ranks: over these gradients are reduced and valid labels are counted."""
+    """All ranks: gradients are reduced and valid labels are counted over these."""
 
 
 def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str) -> RingMesh:

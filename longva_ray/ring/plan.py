@@ -5,21 +5,21 @@ rank s be at hand:
 
     s == r   each local document attends to itself, causally. Local tokens keep their global
              order, so a document on both chunks is one run of rows and an ordinary causal square.
-    s <  r   chunk s lies before both local chunks, chunk 2W-1-s behind both: all local rows
+    s <  r   chunk s lies before both local chunks, chunk 2W-1-s after both: all local rows
              against chunk s, no mask.
     s >  r   both chunks of s lie between the two local chunks: the second local chunk against
              all rows of s, no mask.
 
-Documents only shrink that work. Across chunks only one document can be shared, the one that the
-earlier chunk ends with, so each step of a ring is still at most one unmasked rectangle, and no mask
-tensor exists anywhere. For a whole sequence of keys (the all-gather schedule) each local chunk is
-one call of the kind that flash-attention calls variable length, with the mask aligned to the last
-row and the last key of each document.
+Documents only shrink that work. Two chunks can share only one document, the one that the earlier
+chunk ends with. So each step of a ring is still at most one unmasked rectangle, and no mask tensor
+exists anywhere. For a whole sequence of keys (the all-gather schedule) each local chunk is one call
+of the kind that flash-attention calls variable length, with the mask aligned to the last row and
+the last key of each document.
 
 Every row meets at least its own key in the step s == r, so no row is ever fully masked (kernels
 disagree about those).
 
-What it does not do: no tensors here, only integers; the kernels are in `block`.
+What it does not do: no tensors here, only integers. The kernels follow `kernel`.
 """
 
 import bisect

@@ -2,17 +2,18 @@
 
     step i on rank r     compute with the keys of rank r-i, while they are on their way to r+1
                          and those of rank r-i-1 are on their way here
-    backward             the same, and dk, dv travel one step behind, gathering a share on every
-                         rank, until they are home
+    backward             the same; dk and dv travel one step later, gather a share on every rank,
+                         and end where they began
 
-W steps of one kernel each. Keys and values travel un-repeated in their own dtype, dk and dv in at
-least float32; both are double buffered, so two shards of each exist on a rank whatever W is. Every
-rank issues the same transfers in the same order, none depends on data, and all go through
-`batch_isend_irecv`, which cannot deadlock on the order of send and receive.
+W steps of one kernel each. Keys and values travel without repeated heads, in their own dtype; dk
+and dv travel in at least float32. Both are double buffered, so a rank holds two shards of each
+whatever W is. Every rank issues the same transfers in the same order, none depends on data, and all
+go through `batch_isend_irecv`, which cannot deadlock on the order of send and receive.
 
 Trade-off: partial outputs are rounded to the dtype of the kernel before they are merged in float32,
-W roundings instead of one; `all_gather` has one, for memory. Shapes: B batch, N query heads, M key
-heads, L local tokens, H head dimension.
+so there are W roundings. `all_gather` has one, and needs more memory.
+
+Shapes: B batch, N query heads, M key heads, L local tokens, H head dimension.
 """
 
 from collections.abc import Iterator
@@ -20,11 +21,10 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from longva_ray.ring.kernel import Gradients, Kernel, OutAndLse, accumulate_dtype, merge_
+from longva_ray.ring.kernel import Gradients, Kernel, OutAndLse, Saved, accumulate_dtype, merge_
 from longva_ray.ring.plan import Block
 
 Blocks = tuple[Block | None, ...]
-
 
 # Message tags, so that keys and their gradients on the way between the same two ranks are never
 # confused (gloo matches by tag and order, NCCL by order alone).
@@ -60,11 +60,7 @@ def forward(
 
 def backward(
     grad_out: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
+    saved: Saved,
     *,
     blocks: Blocks,
     group: dist.ProcessGroup | None,
@@ -72,25 +68,20 @@ def backward(
     scale: float,
 ) -> Gradients:
     """Gradients of q, k and v in the accumulation dtype."""
-    dq_BNLH = torch.zeros_like(q, dtype=accumulate_dtype(q.dtype))
-    gradients = _TravellingGradients(k, group)
-    for block, (keys, values) in zip(blocks, _rotate(k, v, group), strict=True):
+    dq_BNLH = torch.zeros_like(saved.q, dtype=accumulate_dtype(saved.q.dtype))
+    travelling = _TravellingGradients(saved.k, group)
+    for block, (keys, values) in zip(blocks, _rotate(saved.k, saved.v, group), strict=True):
         shares: Gradients | None = None
         if block is not None:
-            grad_rows, q_rows, out_rows, lse_rows = (
-                t[:, :, block.queries] for t in (grad_out, q, out, lse)
-            )
-            key_rows, value_rows = (t[:, :, block.keys] for t in (keys, values))
-            shares = kernel.backward(
-                grad_rows, q_rows, key_rows, value_rows, out_rows, lse_rows, block, scale=scale
-            )
-        dkv_2BMLH = gradients.arrive()
+            at_hand = saved._replace(k=keys, v=values).cut(block.queries, block.keys)
+            shares = kernel.backward(grad_out[:, :, block.queries], at_hand, block, scale=scale)
+        dkv_2BMLH = travelling.arrive()
         if block is not None and shares is not None:
             dq_BNLH[:, :, block.queries] += shares[0]
             dkv_2BMLH[0, :, :, block.keys] += shares[1]
             dkv_2BMLH[1, :, :, block.keys] += shares[2]
-        gradients.leave()
-    dk, dv = gradients.arrive()
+        travelling.leave()
+    dk, dv = travelling.arrive()
     return dq_BNLH, dk, dv
 
 

@@ -1,9 +1,11 @@
-"""Attention by the ring-flash-attn package: the `ring_flash_attn` schedule.
+"""Attention by the zigzag function of the ring-flash-attn package: the `ring_flash_attn` schedule.
 
-Its zigzag function has the same layout of chunks, on CUDA, for one document without padding. Use it
-to compare, or when a setup is already validated with it. Trade-off: it merges in the order and
-precision the package chooses, knows no packed documents, and its forward result is not kept across
-activation checkpointing.
+    q (B, N, L, H), k and v (B, M, L, H)  ->  (B, N, L, H), differentiable
+
+It has the same layout of chunks, on CUDA, for one document without padding. Use it to compare, or
+when a setup is already validated with it. Trade-off: the package chooses the order and precision of
+merging, knows no packed documents, and its forward result is not kept across activation
+checkpointing. Everything that depends on the inside of the package is in this file.
 
 Source: https://github.com/zhuzilin/ring-flash-attention, version 0.1.8.
 """
@@ -20,7 +22,7 @@ import torch.distributed as dist
 from longva_ray.ring.layout import ZigzagLayout
 
 
-def library_attention(
+def package_attention(
     q_BNLH: torch.Tensor,
     k_BMLH: torch.Tensor,
     v_BMLH: torch.Tensor,
@@ -65,11 +67,11 @@ def _zigzag_function() -> Any:
 
 
 def _import_without_adapters() -> Any:
-    """Import the package with an empty module in the place of its adapter for transformers.
+    """Import the package with an empty module in place of its adapter for transformers.
 
-    On import, version 0.1.8 loads that adapter, which asks transformers for a name that version 5
-    no longer has there (`is_flash_attn_greater_or_equal_2_10`), so the package cannot be imported
-    at all. Nothing here uses the adapter.
+    Importing version 0.1.8 loads that adapter, which asks transformers for a name that version 5 no
+    longer has (`is_flash_attn_greater_or_equal_2_10`), so the import fails. Nothing here uses the
+    adapter.
     """
     adapters: Any = types.ModuleType("ring_flash_attn.adapters")
     adapters.substitute_hf_flash_attn = adapters.update_ring_flash_attn_params = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longva_ray.ring import library
+from longva_ray.ring import zigzag_package
 from longva_ray.ring.attention import Ring, ring_attention
 from longva_ray.ring.layout import ZigzagLayout
 
@@ -48,7 +48,7 @@ def test_import_survives_a_broken_adapter(tmp_path: Path, monkeypatch: pytest.Mo
     for name in [n for n in sys.modules if n.split(".")[0] == "ring_flash_attn"]:
         monkeypatch.delitem(sys.modules, name)
     try:
-        assert library._import_without_adapters().zigzag_ring_flash_attn_func() == "zigzag"
+        assert zigzag_package._import_without_adapters().zigzag_ring_flash_attn_func() == "zigzag"
         assert "ring_flash_attn.adapters" not in sys.modules
     finally:
         sys.modules.pop("ring_flash_attn", None)
