@@ -41,7 +41,7 @@ def tiny() -> Recipe:
         niah=niah_config(),
         vniah=vniah_config(),
         extend=extend.training,
-        # For texts of anybody's; those of the tiny world have settings of their own.
+        # For any text. The texts of the tiny world have other settings.
         text=TextDataConfig(
             sequence_length=extend.sequence_length,
             upsample_factor=1,
@@ -55,7 +55,7 @@ def tiny() -> Recipe:
         align=AlignConfig(
             **alignment,
             steps=400,
-            # A language model that learns from short images forgets how to read far back: at 2e-5
+            # A language model that learns from short images forgets how to read far back. At 2e-5
             # it no longer ends its answers among 240 frames.
             learning_rate=2e-6,
             projector_learning_rate=5e-4,
@@ -128,8 +128,8 @@ def smollm2() -> Recipe:
 
 
 def smollm2_cpu() -> Recipe:
-    """The same model from 8K to 16K tokens, as far as eight steps on two CPU cores take it: twice
-    as far as it reads by itself."""
+    """The same model from 8K to 16K tokens, twice as far as it reads by itself: as far as eight
+    steps on two CPU cores take it."""
     return Recipe(
         name="smollm2_cpu",
         description="SmolLM2-135M-Instruct, extended to 16K tokens on two CPU cores; text only",

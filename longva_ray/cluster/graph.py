@@ -1,4 +1,4 @@
-"""How a Ray Data graph of this package begins: each row a block, and settings of its own."""
+"""How a Ray Data graph of this package begins: one block a row, and its own settings."""
 
 import warnings
 from typing import Any
@@ -7,9 +7,10 @@ import ray.data
 
 
 def graph_of(rows: list[dict[str, Any]]) -> ray.data.Dataset:
-    """A data set with every row in a block by itself. What is set on its `context` holds for it and
-    what is built on it, not for other data sets of the process."""
-    # Said of every graph that has less to do than workers could, as for a store that is complete.
+    """A data set with each row in its own block. What is set on its `context` holds for it and what
+    is built on it, not for other data sets of the process."""
+    # Ray warns of every graph that has less to do than its workers could, such as for a store that
+    # is complete.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for")
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph.context.enable_progress_bars = False

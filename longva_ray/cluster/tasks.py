@@ -2,8 +2,8 @@
 
     worker, [(number, ...), ...] -> (number, result) as they finish
 
-Ray decides where and when, never what: a task writes files that follow from its number, so that one
-task at a time or a hundred give the same bytes, and a number whose files exist need not run again.
+Ray decides where and when, never what. A task writes files that follow from its number. So one task
+at a time or a hundred give the same bytes, and a number whose files exist need not run again.
 What it does not do: keep an order, or hand anything large through the object store.
 """
 

@@ -7,9 +7,9 @@
 A step's peak is what it holds all the time plus the largest of four moments, which never coincide:
 the loss, and in the backward pass of a layer its MLP, its norms, its attention. The numbers of
 tensors alive at each moment are those of transformers' Qwen2 and Llama layers with the attention of
-`ring` and the loss of `lm.loss`. They were read off measured steps (`memory_measure`), and tests
-hold them to such steps. Model states follow the ZeRO paper (https://arxiv.org/abs/1910.02054,
-section 3.1: 12 bytes of optimizer state a parameter) and the defaults of DeepSpeed's buffers
+`ring` and the loss of `lm.loss`. They were read off measured steps, and tests compare them with
+such steps. Model states follow the ZeRO paper (https://arxiv.org/abs/1910.02054, section 3.1: 12
+bytes of optimizer state a parameter) and the defaults of DeepSpeed's buffers
 (https://www.deepspeed.ai/docs/config-json/); they are computed, not measured.
 
 Reads a config, never weights. What it does not do: throughput; the vision tower; memory inside

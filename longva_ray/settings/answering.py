@@ -31,25 +31,25 @@ class ServeConfig:
     """How the evaluation and chat application is deployed."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. The default is not reachable from other machines; any that is needs an
-    API key."""
+    """Address to listen on. Other machines cannot reach the default. An address that they can reach
+    needs an API key."""
     port: int = 8000
     lm_replicas: int = 1
     lm_cpus: float = 1.0
     lm_gpus: float = 0.0
     encoder_gpus: float = 0.0
-    """GPUs of the replica that encodes videos nobody encoded yet; a fraction shares one with the
-    language model."""
+    """GPUs of the replica that encodes videos which are not in the store yet. A fraction shares a
+    GPU with the language model."""
     dtype: Dtype = "bfloat16"
     prefill_chunk: int = 2048
-    """Prompt tokens in one forward pass while the KV cache is filled. Bounds activation and mask
-    memory."""
+    """Prompt tokens in one forward pass while the KV cache is filled. Bounds the memory of
+    activations."""
     max_prompt_tokens: int | None = None
     """Longest prompt accepted, visual tokens and the answer included; None leaves it to the
     checkpoint's own limit."""
     max_ongoing_requests: int = 4
-    """Questions that one replica works on at a time; each holds a KV cache of its own."""
+    """Questions that one replica works on at a time; each holds its own KV cache."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     max_queued_requests: int = 32
-    """Requests waiting at one proxy before it answers 503; an unbounded queue only hides an
-    overload."""
+    """Requests that may wait at one proxy before it answers 503. A queue without a limit would only
+    hide an overload."""

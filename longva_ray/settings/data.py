@@ -18,16 +18,17 @@ class TextDataConfig:
     upsample_longer_than: int = 4096
     """Documents of more tokens than this are up-sampled (section 3.1)."""
     upsample_factor: float = 5.0
-    """How many times as often as a short document of its domain a long one is taken; 1 turns
+    """How much more often a long document is taken than a short one of its domain; 1 turns
     up-sampling off. The paper gives no number. Where long documents hold 30% of the tokens, about
     as in SlimPajama (Fu et al. 2024, Figure 2), 5 makes it 68%."""
     target_tokens: int | None = None
     """Tokens to write, before padding; None means as many as the source has."""
     separator: str = "auto"
-    """Token between documents: `bos` before each, `eos` behind each, `auto` for BOS where the
-    tokenizer has one and else EOS (section 3.1), or a token by its text, behind each."""
+    """Token between documents: `bos` before each, `eos` after each, or a token given by its text,
+    after each. `auto` is BOS where the tokenizer has one, and EOS otherwise (section 3.1)."""
     keep_whole: bool = False
-    """Never cut a document: what does not fit goes to the next sequence and the rest is padded."""
+    """Never cut a document. One that does not fit goes to the next sequence, and the rest is
+    padded."""
     text_field: str = "text"
     """Field or column of the text; a dot reaches into a nested one."""
     domain_field: str | None = "meta.redpajama_set_name"
@@ -35,19 +36,19 @@ class TextDataConfig:
     puts everything into one. In a folder of text files the domain is the first subfolder."""
     labels_field: str | None = None
     """Field or column with the character spans [start, stop) of a text that are trained on; the
-    rest is read only. None trains on everything, as language models are."""
+    rest is only read. None trains on everything, as is usual for language models."""
     parse_special_tokens: bool = False
-    """Whether `<|im_start|>` and the like in a text become control tokens; by default a text cannot
-    contain any."""
+    """Whether `<|im_start|>` and the like in a text become control tokens. By default a text cannot
+    contain control tokens."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with a record or file that cannot be read: stop, or leave it out and count it."""
     seed: int = 0
     """Decides which documents are repeated or left out, and their order."""
     part_tokens: int = 2**24
-    """Tokens of one file of shards: the unit of packing and resuming; 64 MiB."""
+    """Tokens in one file of shards, 64 MiB: the unit of packing and of resuming."""
     group_bytes: int = 16 * 2**20
-    """Small files are read together until they reach this size, and larger ones of plain JSON lines
-    in parts of it: the unit of tokenising."""
+    """The unit of tokenising. Small files are read together until they reach this size; larger
+    files of plain JSON lines are read in parts of this size."""
     task_cpus: float = 1.0
     """CPUs that Ray reserves for one task."""
     max_tasks: int | None = None

@@ -16,12 +16,13 @@ class EncodeConfig:
     dtype: Dtype = "bfloat16"
     """Number format of the encoder and of the stored tokens; the released model runs in 16 bits."""
     micro_batch: int = 32
-    """Frames in one forward pass of the vision tower. Bounds its memory whatever the length of the
+    """Frames in one forward pass of the vision tower. Bounds its memory, whatever the length of the
     video."""
     part_frames: int = 64
     """Frames in one shard file: the unit of work, of resuming and of a disk read."""
     decoder: DecoderName = "pyav"
-    """Who decodes: PyAV, or decord, which is slower and does not notice damage (`video.decode`)."""
+    """What decodes: PyAV, or decord, which is slower and does not notice damage
+    (`video.decode`)."""
     decode_cpus: float = 0.9
     """CPUs that Ray reserves for one decoding task."""
     encoder_cpus: float = 1.0
@@ -29,8 +30,8 @@ class EncodeConfig:
     encoder_gpus: float = 1.0
     """GPUs that Ray reserves for one encoder actor; 0 encodes on CPUs."""
     max_encoders: int | None = None
-    """Most encoder actors; None means as many as the GPUs of the cluster hold now, or one without
-    GPUs. A number tells an autoscaling cluster, which may show no GPU at first, how far to grow."""
+    """Most encoder actors. None means as many as the GPUs of the cluster hold now, or one without
+    GPUs. An autoscaling cluster may show no GPU at first; a number tells it how far to grow."""
 
     def __post_init__(self) -> None:
         Sampling.parse(self.sampling)

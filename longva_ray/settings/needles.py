@@ -12,22 +12,24 @@ class SweepConfig:
     dtype: Dtype = "bfloat16"
     """Number format of the model under test; the paper evaluates in bfloat16."""
     ring_size: int = 1
-    """Processes that share one prompt by ring attention, for prompts beyond one device's memory.
-    Above 1 prompts are scored by teacher forcing alone, without a KV cache."""
+    """Processes that share one prompt by ring attention, for prompts that one device cannot hold.
+    With more than 1, prompts are scored by teacher forcing alone, without a KV cache."""
     max_workers: int | None = None
-    """Most models (rings) at work at a time; None means as many as fit into the cluster now."""
+    """Most models (rings) that work at the same time; None means as many as fit into the cluster
+    now."""
     worker_cpus: float = 1.0
     """CPUs that Ray reserves for each process of a ring."""
     worker_gpus: float = 1.0
     """GPUs that Ray reserves for each process of a ring; 0 runs on CPUs."""
     prefill_chunk: int = 2048
-    """Prompt tokens in one forward pass. Prompts share what they begin with in whole chunks."""
+    """Prompt tokens in one forward pass. Prompts share their beginning in whole chunks of it."""
     reuse_prefix: bool = True
-    """Compute the KV of what consecutive prompts begin with once. Changes seconds, no decision."""
+    """Compute the KV of a beginning that consecutive prompts share only once. Changes the time, and
+    no decision."""
     generate: bool = True
-    """Let the model answer freely too, beside the paper's teacher-forced rule."""
+    """Let the model also answer freely, besides the paper's teacher-forced rule."""
     extra_tokens: int = 4
-    """Tokens that a free answer may be longer than the right one."""
+    """How many tokens longer than the right answer a free one may be."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,7 +65,8 @@ class NiahConfig(SweepConfig):
     digits: int = 7
     """Digits of a magic number (appendix A)."""
     city: str | None = "Singapore"
-    """Whose number is asked for (appendix A); None draws one of `cities` for each prompt."""
+    """The city whose number is asked for (appendix A); None draws one of `cities` for each
+    prompt."""
     cities: tuple[str, ...] = (
         "Singapore",
         "New York",
@@ -76,23 +79,23 @@ class NiahConfig(SweepConfig):
     )
     """Cities that distractors are about, and needles when `city` is None."""
     prefix: str = "This is a very long story book: <book>"
-    """What stands before the haystack (appendix A)."""
+    """What comes before the haystack (appendix A)."""
     needle: str = "\nThe special magic {city} number is: {number}.\n"
     question: str = (
         "</book>.\n Based on the content of the book, Question: What is the special magic {city} "
         "number? Answer: The special magic {city} number is:"
     )
-    """What stands behind the haystack; the answer continues it."""
+    """What comes after the haystack; the answer continues it."""
     answer: str = " {number}"
     essays: str | None = None
-    """Folder of .txt files that the haystack is made of, in the order of their names; None takes
-    the ones in this package."""
+    """Folder of .txt files that make up the haystack, in the order of their names; None takes the
+    essays in this package."""
     rope_bases: tuple[float, ...] = ()
     """RoPE bases to try on the first model without any training; the best by score is reported.
     The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
     perplexity_windows: int = 4
-    """Windows over which perplexity by position is averaged, of the longest length or of all the
-    essays where they are shorter; 0 leaves the plot out."""
+    """Windows over which perplexity by position is averaged. A window has the longest length, or
+    that of all essays where they are shorter. 0 leaves the plot out."""
 
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
@@ -102,11 +105,11 @@ class NiahConfig(SweepConfig):
             raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
         if min(self.distractors) < 0 or max(self.distractors) >= len(self.cities):
             raise ValueError(
-                f"distractors={self.distractors} with {len(self.cities)} cities; each is about a "
-                "city of its own, so give more cities"
+                f"distractors={self.distractors} with {len(self.cities)} cities; each distractor "
+                "is about another city, so give more cities"
             )
         if self.city is not None and self.city not in self.cities:
-            raise ValueError(f"city {self.city!r} is none of cities {self.cities}; add it there")
+            raise ValueError(f"city {self.city!r} is not among cities {self.cities}; add it there")
         if not 1 <= self.digits <= 18:
             raise ValueError(f"digits must lie in [1, 18], got {self.digits}")
         for name in ("needle", "answer"):

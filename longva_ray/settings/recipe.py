@@ -1,11 +1,7 @@
-"""The typed settings of every stage, as frozen keyword-only dataclasses.
+"""A recipe: which weights, and the settings of every stage, under one name.
 
-Each default cites where it comes from: a section of the paper (*Long Context Transfer from Language
-to Vision*), the released scripts, or a limit of ours. Settings that change what an image or a video
-turns into (grid rule, frame fitting, pooling, vision layer) are not here: they belong to the
-weights and live in `lm.longva.LongVAConfig`.
-
-`from_dict` refuses unknown keys, so a misspelt option is an error and never a silent default.
+`longva_ray.recipes` has the recipes there are. The settings of a stage are in the file of that
+stage, beside this one.
 """
 
 import dataclasses

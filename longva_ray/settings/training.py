@@ -12,10 +12,10 @@ class TrainConfig:
     """What every training stage has in common: steps, optimizer, workers, recovery."""
 
     steps: int = 1000
-    """Optimizer steps of the whole run, those before a restart included."""
+    """Optimizer steps of the whole run, including those before a restart."""
     sequences_per_step: int = 4
-    """Rows in one optimizer step over all workers; what one ring does not hold at once is
-    accumulated."""
+    """Rows in one optimizer step over all workers. A ring that has several accumulates their
+    gradients."""
     learning_rate: float = 1e-5
     schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warmup; cosine ends at zero."""
@@ -34,28 +34,28 @@ class TrainConfig:
     offload: bool = True
     """Keep optimizer states, and with stage 3 weights, in host memory."""
     checkpoint_activations: bool = True
-    """Keep layer inputs only and compute the rest again in the backward pass."""
+    """Keep only the inputs of layers, and compute the rest again in the backward pass."""
     offload_activations: bool = True
     """Keep those layer inputs in host memory."""
     tile_mlps: bool = False
-    """Run MLPs over tiles of tokens: less memory, a little slower. For the longest sequences:
-    only a worker's share of at least 65,536 tokens is cut."""
+    """Run MLPs over tiles of tokens: less memory, a little slower. Meant for the longest sequences;
+    a worker's share below 65,536 tokens is not cut."""
     num_workers: int = 8
     ring_size: int = 8
     """Workers that share one sequence; divides `num_workers`."""
     gpus_per_worker: float = 1.0
     """0 trains on CPUs."""
     cpus_per_worker: float = 1.0
-    """Also the threads of a worker, with which an offloaded optimizer computes."""
+    """Also the number of threads of a worker, which an offloaded optimizer computes with."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     max_failures: int = 3
-    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    """How many times lost workers are replaced and training goes on from the last checkpoint."""
     collective_timeout_s: int = 1800
     """Longest wait for another worker before the run fails and says what each one did last."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Where metrics go beside metrics.jsonl."""
+    """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -93,7 +93,7 @@ class TrainConfig:
 
     @property
     def data_size(self) -> int:
-        """Rings beside each other."""
+        """How many rings train next to each other."""
         return self.num_workers // self.ring_size
 
 
@@ -105,11 +105,11 @@ class ExtendConfig(TrainConfig):
     rope_theta: float = 1e9
     """New base of the rotary embedding."""
     max_tokens: int = 224_000
-    """Longest sequence: what the model's configuration says afterwards, and the limit for rows."""
+    """Longest sequence: the limit for rows, and what the model's configuration says afterwards."""
     mask_documents: bool = True
     """Documents packed into one row do not see each other; false packs them as the paper did."""
     rows_per_batch: int = 1
-    """Rows behind each other in one forward pass; more of them serve short rows."""
+    """Rows in one forward pass, one after another. More than 1 pays when rows are short."""
     from_scratch: bool = False
     """Random weights of the base model's architecture: pre-training with the same loop."""
 
@@ -136,13 +136,13 @@ class AlignConfig(TrainConfig):
     projector_learning_rate: float | None = None
     """Of the projector; None is `learning_rate`, as in the released scripts."""
     vision_learning_rate: float = 2e-6
-    """Of the vision tower, which `learning_rate` is not for; its schedule is the same."""
+    """Of the vision tower, instead of `learning_rate`; the schedule is the same."""
     grids_per_forward: int = 16
-    """Grids in one forward pass of the vision tower. Bounds its memory whatever a row holds."""
+    """Grids in one forward pass of the vision tower. Bounds its memory, whatever a row holds."""
     steps: int = 20_000
     """LLaVA-1.6's 760K samples of about 850 tokens, once, at one row of 32768 tokens a step."""
     sequences_per_step: int = 1
-    """Packed rows in one optimizer step; one holds as many samples as the scripts' batch on 8
+    """Packed rows in one optimizer step. One row holds as many samples as the scripts' batch on 8
     GPUs."""
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = 600

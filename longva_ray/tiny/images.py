@@ -79,7 +79,7 @@ def write_conversations(images: ImageSet, *, seed: int, folder: str | os.PathLik
     """Write images and, for each, a conversation of several questions."""
 
     def asked(scenes: Sequence[Scene], rng: random.Random) -> list[Exchange]:
-        # Longer than what the language model was pretrained on, a conversation would stretch its
+        # A conversation longer than what the language model was pretrained on would stretch its
         # context, extended or not.
         most = min(MOST_EXCHANGES, most_exchanges(PRETRAINED_TOKENS, len(scenes)))
         return ask_several(scenes, rng, most=most)

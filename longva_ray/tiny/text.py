@@ -201,8 +201,8 @@ def _as_frame(scene: Scene) -> str:
 
 
 _TELLINGS = (_as_caption, _as_frame)
-"""How all scenes of a document are told. Both begin with a space, without which not every word is a
-token."""
+"""How all scenes of a document are told. Both begin with a space, because not every word is a token
+without one."""
 
 
 class _Draft:

@@ -7,7 +7,7 @@ steps. `pretrain` adds lists, numbers, essays and chats of at most `PRETRAINED_T
 stage one of the paper in miniature: the RoPE base goes up, documents grow to `EXTENDED_TOKENS`, and
 two workers share each row as one ring.
 
-Pre-training uses the same loop and job as the extension (`train.text_stage`).
+Pretraining uses the same loop and stage as the extension (`train.stages.text`).
 """
 
 from __future__ import annotations

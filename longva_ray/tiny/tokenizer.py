@@ -109,8 +109,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def chat_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """`tokenizer` for transformers, with ChatML's control tokens and the placeholders behind its
-    own tokens: <|endoftext|>, <|im_start|>, <|im_end|>, <image>, <video>."""
+    """`tokenizer` for transformers, with ChatML's control tokens and the placeholders after its own
+    tokens: <|endoftext|>, <|im_start|>, <|im_end|>, <image>, <video>."""
     control = (END_OF_TEXT, TURN_START, TURN_END, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
     return PreTrainedTokenizerFast(

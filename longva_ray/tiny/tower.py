@@ -4,12 +4,12 @@
 
 The tower sees single frames and learns to tell them: the four places that later become visual
 tokens say "star", "red", "star", "red", by a linear head that is thrown away. CLIP's tower comes
-near to language in its own way. A tower whose places all know everything leaves it to the projector
-to take the words apart, and what is left of the others in each of them is what a language model
-mistakes among hundreds of frames. No place says what is the same for every frame: no loss on short
-images decides what the projector makes of that, and hundreds of such tokens draw the attention of a
-language model away. What is pretrained is what is used, the layers up to `hidden_states[-2]`; the
-layer behind is neither built nor saved.
+near to language in its own way. If every place of a tower knew everything, the projector would have
+to take the words apart, and what each kept of the others would mislead a language model among
+hundreds of frames. No place says what is the same for every frame: no loss on short images decides
+what the projector makes of that, and hundreds of such tokens draw the attention of a language model
+away. Only what is used is pretrained, the layers up to `hidden_states[-2]`; the layer after them is
+neither built nor saved.
 
 Frames are drawn once and changed at each use: shifted, scaled, turned, brightened, made noisy. Tens
 of thousands of them matter more than long training: retrieval among F frames meets every frame that
@@ -176,7 +176,7 @@ def accuracy(model: NamingTower, pictures: Pictures, *, batch: int = 256) -> dic
 
 
 def save_tower(model: NamingTower, config: CLIPVisionConfig, path: str | os.PathLike[str]) -> None:
-    """Write the tower as a CLIP checkpoint, without the layers behind the one that is used.
+    """Write the tower as a CLIP checkpoint, without the layers after the one that is used.
 
     Raises:
         ValueError: `path` exists.

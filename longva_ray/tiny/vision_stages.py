@@ -29,7 +29,7 @@ CONVERSATIONS = ImageSet(
 
 
 SMALL_CONVERSATIONS = dataclasses.replace(CONVERSATIONS, grids=CAPTIONS.grids)
-"""Those of AnyRes, which would shrink the cells of larger images until nobody can read them."""
+"""Those of AnyRes, which would shrink the cells of larger images until they cannot be read."""
 
 
 FRAMES = (16, 32, 64, 128, 192, 240, 360)

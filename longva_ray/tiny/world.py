@@ -10,9 +10,9 @@ digits that look alike (O and 0, S and 5, C and the moon, M and N ...) are left 
 
 Captions name the thing first, as French does, and an answer begins with the words of the question
 that name what it is about ("what colour is the K?", "the K red."): what must be recalled then
-follows directly the token by which it is found. A model of this size learns that long before it
-learns to put together an answer of another form. No caption has a "the": so what follows it is
-found in the question however long the video is.
+directly follows the token by which it is found. A model of this size learns that long before it
+learns to put together an answer of another form. No caption has a "the", so what follows it is
+found in the question, however long the video is.
 
 Renders nothing; every choice is made by the `random.Random` that the caller seeds.
 """
@@ -109,7 +109,7 @@ ABSENT = 0.25
 
 
 MOST_PRESENT = 3
-"""Things of which it is asked whether they are there, and are: such an answer says little."""
+"""Things that are there and of which it is asked whether they are: such an answer says little."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ LLaVA-NeXT (https://github.com/LLaVA-VL/LLaVA-NeXT, which transformers' LlavaNex
 
     1. the patches of the base image: the whole image, fitted to one grid
     2. the patches of all grids as one map, without those of letterbox bars, row by row across the
-       borders of grids, a newline behind every row
+       borders of grids, a newline after every row
 
 Nothing is pooled, and an image has at most 4 grids (section 5.3: "the grid upper bound is set to 49
 for UniRes while 4 for AnyRes", and UniRes has a quarter of the tokens a grid). With 24 x 24 patches
@@ -20,8 +20,8 @@ counts 144 tokens a frame, and an early vision_niah/eval.sh of the released code
 LLaVA-NeXT-Qwen2-extend-1.6, by its name the AnyRes model, with pooling 2 and without the option
 that adds newlines. So the encodings differ in how images are shown in training.
 
-LLaVA-NeXT squashes the base image to the grid; here it is fitted as every other image. Its canvases
-are five of the seven with 2 to 4 grids, here the grid rule chooses (`unires`).
+LLaVA-NeXT squashes the base image to the grid; here it is fitted like every other image. Its
+canvases are five of the seven with 2 to 4 grids; here the grid rule chooses (`unires`).
 
 Shape suffixes: S visual tokens, 2 the grid of a token and its number there, D language-model width.
 """
@@ -42,7 +42,7 @@ NEWLINE = -1  # in place of a grid
 
 
 class Newline(nn.Module):
-    """The learned token behind every row of a map.
+    """The learned token after every row of a map.
 
     A module with a `forward`, since trainers that divide weights gather them when a module runs.
     """
@@ -99,8 +99,8 @@ def image_sources(
 def _bars(width: int, height: int, columns: int, rows: int) -> tuple[int, int]:
     """Rows of patches of a bar at the top, columns of one at the left; opposite ones are alike.
 
-    LLaVA-NeXT's rounding, which drops patches that the edge of the image hardly reaches: an image
-    that is less than one patch thin is left to the base image.
+    LLaVA-NeXT's rounding, which drops patches that the image hardly reaches. An image thinner than
+    one patch is left to the base image.
     """
     if width * rows > height * columns:
         return (rows - height * columns // width) // 2, 0

@@ -3,8 +3,8 @@
     pixels_GCYX (normalised) -> patches_GPV
 
 The output equals `CLIPVisionModel(...).hidden_states[feature_layer][:, 1:]` of transformers (layer
--2 in the paper's model). The layers behind it, and the norm of the pooled CLS token, are not built:
-they would cost memory and time and would be parameters that never see a gradient. Does not resize,
+-2 in the paper's model). The layers after it, and the norm of the pooled CLS token, are not built:
+they would cost memory and time, and would be parameters that never get a gradient. Does not resize,
 normalise or pool.
 
 Shape suffixes: G grids, C channels, Y and X pixel rows and columns, P patches, V vision width.
@@ -35,7 +35,7 @@ def num_layers_used(config: CLIPVisionConfig, feature_layer: int) -> int:
 
 
 class ClipTower(nn.Module):
-    """A `CLIPVisionModel` cut behind the selected layer."""
+    """A `CLIPVisionModel` cut off after the selected layer."""
 
     def __init__(self, config: CLIPVisionConfig, *, feature_layer: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class ClipTower(nn.Module):
         # ring, say) would be wrong here. SDPA without a mask is a flash kernel on GPU.
         cut._attn_implementation = "sdpa"
         self.clip = CLIPVisionModel(cut)
-        # The norm of the pooled CLS token, which nobody reads.
+        # The norm of the pooled CLS token, which is not used.
         self.clip.register_module("post_layernorm", nn.Identity())
 
     def forward(self, pixels_GCYX: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
     PIL image | frames_FYXC -> Cut: grids_GYXC for the encoder, source_S2 for what it makes of them
 
-The encoder makes K tokens of a grid: its Q pooled ones and, with AnyRes, its P patches behind them
-(`FrameEncoder.grid_tokens`). A source says for one visual token which grid and which of these K it
-is, so that whoever counts, packs or divides tokens needs not know an encoding.
+The encoder makes K tokens from a grid: its Q pooled ones and, with AnyRes, its P patches after them
+(`FrameEncoder.grid_tokens`). A source says of one visual token which grid it is from, and which of
+these K it is. So code that counts, packs or divides tokens need not know an encoding.
 
 Shape suffixes: G grids, F frames, Y/X/C pixel axes, P and Q patches before and after pooling, S
 visual tokens, 2 the grid of a token and its number there.
@@ -94,8 +94,8 @@ class GridSettings:
     def most_grids(self, num_tokens: int) -> int:
         """A bound on the grids that tokens next to each other come from.
 
-        What stands together is a grid with UniRes, a whole image with AnyRes, and has no fewer
-        tokens than a pooled grid; one of them may be cut at each end. For AnyRes this is loose.
+        Tokens stand together by grid with UniRes, and by image with AnyRes. Either has no fewer
+        tokens than a pooled grid, and one may be cut at each end. For AnyRes the bound is loose.
         """
         together = num_tokens // self.tokens_per_grid + 2
         return together if self.encoding == "unires" else together * (1 + self.max_grids)

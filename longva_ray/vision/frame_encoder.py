@@ -5,9 +5,9 @@
 
 Section 3.2 of the LongVA paper: 336-pixel grids, 24 x 24 patches, 2x2 pooling *after* the MLP, so Q
 = 144 tokens a grid in raster order within the grid. An N-frame video is N grids, hence 144 N
-tokens. So are images with UniRes; with AnyRes, whose images are not pooled, sources say which token
-stands where (`encoding`). Grids go through in micro-batches; memory is that of one micro-batch plus
-the result. Does not resize frames (`video`, `unires` do).
+tokens. The same holds for images with UniRes. With AnyRes images are not pooled, and sources say
+which token stands where (`encoding`). Grids go through in micro-batches; memory is that of one
+micro-batch plus the result. Does not resize frames (`video`, `unires` do).
 
 Shape suffixes: G grids, C channels, Y and X pixel rows and columns, P and Q patches before and
 after pooling (p and q along one side), K all tokens made of a grid, S visual tokens of images, 2
@@ -96,7 +96,7 @@ class FrameEncoder(nn.Module):
     def forward(
         self, grids_GYXC: Tensor | NDArray[np.uint8], micro_batch: int = MICRO_BATCH
     ) -> Tensor:
-        """Visual tokens of frames with gradients; `encode` is the same without.
+        """Visual tokens of frames, with gradients; `encode` is the same without them.
 
         Micro-batch i holds grids [i * micro_batch, (i + 1) * micro_batch), whatever they show, so
         that the same grids at the same positions give the same bits.
@@ -125,8 +125,8 @@ class FrameEncoder(nn.Module):
         """Visual tokens of images with gradients: grids_GYXC, source_S2 -> tokens_SD.
 
         Args:
-            source_S2: of all images (`encoding.Cut`); None for UniRes, whose tokens stand as they
-                are made.
+            source_S2: of all images (`encoding.Cut`); None for UniRes, whose tokens keep the order
+                in which they are made.
 
         Raises:
             ValueError: as `forward`, or an AnyRes image without sources.
@@ -145,10 +145,9 @@ class FrameEncoder(nn.Module):
         """32 hex digits over everything that changes the tokens: weights and configuration.
 
         Names, dtypes, shapes and bytes of the weights (blake2b), layer, pooling, normalisation,
-        grid size. The same on every device and after saving and loading; another dtype is another
-        encoder. The encoding of images is not in it, since frames have the same tokens with both,
-        but the newline of AnyRes is a weight like others. Reads all weights: about a second for
-        CLIP-L.
+        grid size. The same on every device, and after saving and loading; another dtype is another
+        encoder. The encoding of images is left out, since frames have the same tokens with both.
+        The newline of AnyRes is a weight like others. Reads all weights: about a second for CLIP-L.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self._token_config, sort_keys=True).encode())
@@ -193,9 +192,9 @@ class FrameEncoder(nn.Module):
     def grid_tokens(self, grids_GYXC: Tensor) -> Tensor:
         """All tokens that images and videos may show of these grids: tokens_GKD.
 
-        The Q pooled ones, and with AnyRes the P patches behind them. One micro-batch, with
-        gradients, on the device of its pixels: for trainers that keep weights elsewhere until a
-        layer uses them, so that where the weights are says nothing.
+        The Q pooled ones, and with AnyRes the P patches after them. One micro-batch, with
+        gradients, on the device of its pixels: trainers may keep weights elsewhere until a layer
+        uses them, so the place of the weights does not tell where to compute.
         """
         patches_GPD = self._patches(grids_GYXC)
         tokens_GQD = self._pool(patches_GPD)
@@ -220,7 +219,7 @@ class FrameEncoder(nn.Module):
 
     @staticmethod
     def _normalise(grids_GYXC: Tensor) -> Tensor:
-        """CLIP's mean and std, in float32 whatever the weights' dtype, as CLIP's processor."""
+        """CLIP's mean and std, always in float32, as in CLIP's processor."""
         mean = torch.tensor(OPENAI_CLIP_MEAN, device=grids_GYXC.device)
         std = torch.tensor(OPENAI_CLIP_STD, device=grids_GYXC.device)
         pixels_GYXC = (grids_GYXC.to(torch.float32) / 255 - mean) / std

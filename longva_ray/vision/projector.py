@@ -2,13 +2,13 @@
 
     patches_GPV -> patches_GPD
 
-"mlp" is the paper's "2-layer MLP" (section 3.2), `mlp2x_gelu` in the released code. "align" goes on
-from its output much as AlignVLM does (https://arxiv.org/abs/2502.01341): every patch becomes an
-average of the language model's own word embeddings, with weights that are learned. A visual token
-can then not lie where no text ever was, which matters when hundreds of them stand before a
-question; the price is a product with the whole vocabulary for every patch.
+"mlp" is the paper's "2-layer MLP" (section 3.2), `mlp2x_gelu` in the released code. "align" adds a
+step after it, much as AlignVLM does (https://arxiv.org/abs/2502.01341): every patch becomes an
+average of the language model's own word embeddings, with learned weights. So visual tokens stay
+inside the text-embedding space, which matters when hundreds of them precede a question. The price
+is a product with the whole vocabulary for every patch.
 
-Neither pools: that happens once, after it, in `frame_encoder`. The newline of AnyRes lives here
+Neither pools; that happens once, afterwards, in `frame_encoder`. The newline of AnyRes is here
 because it is trained and kept together with these weights; `forward` does not use it.
 
 Shape suffixes: G grids, P patches before pooling, V vision width, D language-model width, W words
@@ -30,8 +30,8 @@ ProjectorKind = Literal["mlp", "align"]
 
 
 SHARPNESS = 4.0
-"""Of the softmax in use. Trained so sharp from its random beginning it hardly learns, and a soft
-one is content with averages over dozens of words: they name a frame, but among hundreds it is not
+"""Of the softmax in use. Trained this sharp from its random beginning it hardly learns. A soft one
+settles for averages over dozens of words: they name a frame, but among hundreds of frames it is not
 always found."""
 
 

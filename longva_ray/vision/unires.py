@@ -3,7 +3,7 @@
     PIL image (any mode, any size) -> grids_GYXC uint8, G = columns * rows
 
 Section 3.2 and Appendix B of the LongVA paper (https://arxiv.org/abs/2406.16852). There is no
-downscaled base image: the released code encodes one and then throws it away, here it never exists.
+downscaled base image: the released code encodes one and then drops it, so here it is never made.
 
 Two rules choose the number of grids, because the paper and the released code disagree:
 
@@ -98,9 +98,8 @@ def whole_image(
 def _fit(rgb: Image.Image, width: int, height: int, fitting: Fitting) -> NDArray[np.uint8]:
     """The visible part of the image, resized (bicubic) to where `place` puts it on a black canvas.
 
-    Only what stays on the canvas is resized: cropping a 1x4000 image to a square would otherwise
-        scale it to a
-    thousand times the canvas first.
+    Only what stays on the canvas is resized. Cropping a 1x4000 image to a square would otherwise
+    scale it to a thousand times the canvas first.
     """
     placed = place(rgb.width, rgb.height, width, height, fitting)
     left, top = max(0, placed.offset_x), max(0, placed.offset_y)
