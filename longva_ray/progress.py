@@ -3,19 +3,18 @@
     with Progress("encoding", unit="frames", total=3000) as progress:
         progress.advance(64)
 
-Job logs and CI are no terminals, so they get plain lines at most every `LOG_INTERVAL_S` seconds and
-no control characters."""
+Job logs and CI are no terminals, so they get plain lines, at most one every `LOG_INTERVAL_S`
+seconds, and no control characters. Work that turns out to be done already says nothing.
+"""
 
 import datetime
 import logging
 import sys
 import time
 from types import TracebackType
-
-import rich.progress
+from typing import Any
 
 logger = logging.getLogger(__name__)
-
 
 LOG_INTERVAL_S = 10.0
 
@@ -31,20 +30,11 @@ class Progress:
         self._before = 0
         self._note = ""
         self._started = self._last_log = time.monotonic()
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn(title),
-            rich.progress.BarColumn(),
-            rich.progress.TextColumn("{task.completed:.0f} {task.fields[unit]}"),
-            rich.progress.TextColumn("{task.fields[rate]}"),
-            rich.progress.TextColumn("{task.fields[note]}"),
-            rich.progress.TimeElapsedColumn(),
-            disable=not sys.stderr.isatty(),
-            console=rich.console.Console(stderr=True),
-        )
-        self._task = self._bar.add_task(title, total=total, unit=unit, rate="", note="")
+        self._bar = _bar(title, unit, total) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -53,8 +43,11 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
-        self._log()
+        if self._bar is not None:
+            self._bar.live.transient = self._done == 0
+            self._bar.stop()
+        elif self._done > 0:
+            self._log()
 
     def advance(self, amount: int) -> None:
         """Count `amount` more units as done."""
@@ -63,7 +56,8 @@ class Progress:
     def reach(self, done: int, note: str) -> None:
         """Say how far the whole work is, and something about it.
 
-        What was done at the first call counts for no rate: work that is continued, and warmup.
+        What was done by the first call does not count for the rate: it may be work of an earlier
+        run, or warmup.
         """
         if self._done == 0:
             self._before, self._started = done, time.monotonic()
@@ -71,9 +65,11 @@ class Progress:
 
     def _show(self, done: int, note: str) -> None:
         self._done, self._note = done, note
-        shown = ", ".join(part for part in (note, self._remaining()) if part)
-        self._bar.update(self._task, completed=done, rate=self._rate(), note=shown)
-        if self._bar.disable and time.monotonic() - self._last_log > LOG_INTERVAL_S:
+        if self._bar is not None:
+            shown = ", ".join(filter(None, (note, self._remaining())))
+            (task,) = self._bar.task_ids
+            self._bar.update(task, completed=done, rate=self._rate(), note=shown)
+        elif time.monotonic() - self._last_log > LOG_INTERVAL_S:
             self._log()
 
     def _rate(self) -> str:
@@ -84,7 +80,7 @@ class Progress:
         return f"{1 / seconds:.1f} {self._unit}/s" if seconds <= 1 else f"{seconds:.1f} s each"
 
     def _remaining(self) -> str:
-        """Time to the end at the rate so far; empty when either is unknown."""
+        """Time to the end at the rate so far; empty when the rate or the end is unknown."""
         done = self._done - self._before
         if self._total is None or done <= 0:
             return ""
@@ -94,10 +90,24 @@ class Progress:
     def _log(self) -> None:
         self._last_log = time.monotonic()
         of_total = f" of {self._total}" if self._total is not None else ""
-        parts = [
-            f"{self._done}{of_total} {self._unit}",
-            self._rate(),
-            self._note,
-            self._remaining(),
-        ]
-        logger.info("%s: %s", self._title, ", ".join(part for part in parts if part))
+        left = self._remaining() if self._done != self._total else ""
+        said = (f"{self._done}{of_total} {self._unit}", self._rate(), self._note, left)
+        logger.info("%s: %s", self._title, ", ".join(filter(None, said)))
+
+
+def _bar(title: str, unit: str, total: int | None) -> Any:
+    """A bar on standard error with one task."""
+    import rich.console
+    import rich.progress
+
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn(title),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn("{task.completed:.0f} {task.fields[unit]}"),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TextColumn("{task.fields[note]}"),
+        rich.progress.TimeElapsedColumn(),
+        console=rich.console.Console(stderr=True),
+    )
+    bar.add_task(title, total=total, unit=unit, rate="", note="")
+    return bar
