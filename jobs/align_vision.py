@@ -11,19 +11,14 @@ Stage 1 trains the projector, stage 2 everything. The same --name continues a ru
 or lost. Exit status 0 only when it is finished."""
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 from typing import Literal
-
-import ray
 
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import absolute, model_place
 from longva_ray.options import parse
 from longva_ray.recipes import get_recipe
 from longva_ray.settings.training import AlignConfig
-from longva_ray.train.run.launch import train
-from longva_ray.train.stages.alignment import VisionStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +42,12 @@ class Options:
     align: AlignConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.train.run.launch import train
+    from longva_ray.train.stages.alignment import VisionStage
+
     storage, shards = absolute(options.storage), absolute(options.shards)
     base = model_place(options.model)
     config = chosen_config(options)
@@ -75,5 +74,4 @@ def chosen_config(options: Options) -> AlignConfig:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

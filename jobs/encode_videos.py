@@ -2,21 +2,16 @@
 
     ray job submit --working-dir . -- python jobs/encode_videos.py --videos /data/videos --store s3://bucket/shards
 
-Runs again where it stopped; a video that is already there costs a look at the disk. Exit status 1
-if any video failed."""
+Prints a line for each video; the shards lie in --store. Start it again to go on where it stopped: a
+video that is already there costs a look at the disk. Exit status 1 if any video failed."""
 
 import json
-import logging
 from dataclasses import asdict, dataclass
-
-import ray
 
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import absolute, find_videos, local_path
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.encoding import EncodeConfig
-from longva_ray.shards.pipeline import EncodeReport, encode_videos
-from longva_ray.shards.store import ShardStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +31,12 @@ class Options:
     encode: EncodeConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.shards.pipeline import encode_videos
+    from longva_ray.shards.store import ShardStore
+
     videos = find_videos(options.videos)
     store = ShardStore(absolute(options.store))
     report_file = local_path(options.report) if options.report else None
@@ -46,24 +45,18 @@ def main() -> int:
     ray.init(ignore_reinit_error=True)
     checkpoint = find_checkpoint(options.model, options.recipe)
     report = encode_videos(videos, store=store, checkpoint=checkpoint, config=options.encode)
-    show(report, store)
+    for video in report.videos:
+        outcome = f"FAILED: {video.error}" if video.error else f"{video.num_frames} frames"
+        print(f"{video.video_id or '-':32}  {video.path}  {outcome}")
+    print(
+        f"{len(report.videos) - len(report.failed)} of {len(report.videos)} videos are in "
+        f"{store.root}; encoded {report.frames_encoded} frames in {report.wall_s:.1f} s "
+        f"({report.frames_encoded / report.wall_s:.1f} frames/s)"
+    )
     if report_file:
         report_file.write_text(json.dumps(asdict(report), indent=2) + "\n")
     return 1 if report.failed else 0
 
 
-def show(report: EncodeReport, store: ShardStore) -> None:
-    for video in report.videos:
-        outcome = f"FAILED: {video.error}" if video.error else f"{video.num_frames} frames"
-        print(f"{video.video_id or '-':32}  {video.path}  {outcome}")
-    rate = report.frames_encoded / report.wall_s
-    print(
-        f"{len(report.videos) - len(report.failed)} of {len(report.videos)} videos are in "
-        f"{store.root}; encoded {report.frames_encoded} frames in {report.wall_s:.1f} s "
-        f"({rate:.1f} frames/s)"
-    )
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

@@ -7,14 +7,9 @@
 Models are folders or hub names of causal language models, GGUF files, or LongVA checkpoints. Runs
 again where it stopped. Writes niah.json, niah.png and perplexity.png."""
 
-import logging
 from dataclasses import dataclass
 
-import ray
-
 from longva_ray.cluster.job import run_job
-from longva_ray.evaluate.subjects import named_subjects
-from longva_ray.evaluate.text.run import describe_niah, run_niah
 from longva_ray.files.places import local_path
 from longva_ray.options import parse
 from longva_ray.settings.needles import NiahConfig
@@ -36,8 +31,12 @@ class Options:
     niah: NiahConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.evaluate.subjects import named_subjects
+    from longva_ray.evaluate.text.run import describe_niah, run_niah
+
     out = local_path(options.out)
     subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)
     ray.init(ignore_reinit_error=True)
@@ -48,5 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

@@ -8,15 +8,10 @@ Without --videos a haystack is made; without needles, cards with numbers are. Ru
 stopped. `--combine a/vniah.json b/vniah.json` only draws the models of earlier reports together."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
 from longva_ray.cluster.job import run_job
-from longva_ray.evaluate.subjects import named_subjects
-from longva_ray.evaluate.video.run import describe_vniah, draw_vniah, make_haystack, run_vniah
 from longva_ray.files.places import absolute, find_videos, local_path
 from longva_ray.options import parse
 from longva_ray.settings.encoding import EncodeConfig
@@ -46,8 +41,12 @@ class Options:
     vniah: VniahConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.evaluate.subjects import named_subjects
+    from longva_ray.evaluate.video.run import describe_vniah, draw_vniah, make_haystack, run_vniah
+
     out = local_path(options.out)
     if options.combine:
         out.mkdir(parents=True, exist_ok=True)
@@ -71,5 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

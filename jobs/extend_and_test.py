@@ -6,19 +6,14 @@
 What prepare_text, extend_text and eval_niah do, one behind the other. Goes on where it stopped."""
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 
-import ray
-
 from longva_ray.cluster.job import run_job
-from longva_ray.evaluate.text.run import describe_niah
 from longva_ray.files.places import local_path
 from longva_ray.options import find_base, parse
 from longva_ray.settings.data import TextDataConfig
 from longva_ray.settings.needles import NiahConfig
 from longva_ray.settings.training import ExtendConfig
-from longva_ray.workflows.extension import RUN, extend_and_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +36,12 @@ class Options:
     niah: NiahConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.evaluate.text.run import describe_niah
+    from longva_ray.workflows.extension import RUN, extend_and_test
+
     model, texts = find_base(options.model, options.recipe), local_path(options.texts)
     out = local_path(options.out)
     ray.init(ignore_reinit_error=True)
@@ -62,5 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

@@ -6,19 +6,13 @@
 The same --name continues a run that was stopped or lost. Exit status 0 only when it is finished."""
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import absolute, is_uri
-from longva_ray.lm.base_models import is_gguf, prepare_base
 from longva_ray.options import find_base, parse
 from longva_ray.settings.training import ExtendConfig
-from longva_ray.train.run.launch import train
-from longva_ray.train.stages.text import TextStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +33,13 @@ class Options:
     extend: ExtendConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.lm.base_models import is_gguf, prepare_base
+    from longva_ray.train.run.launch import train
+    from longva_ray.train.stages.text import TextStage
+
     storage, shards = absolute(options.storage), absolute(options.shards)
     model = find_base(options.model, options.recipe)
     if is_gguf(model) and is_uri(storage):
@@ -56,5 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

@@ -9,12 +9,8 @@ that cannot be used are counted, and named with their reason in report.json besi
 
 import dataclasses
 import json
-import logging
-
-import ray
 
 from longva_ray.cluster.job import run_job
-from longva_ray.data.images.pipeline import REPORT_NAME, prepare_images
 from longva_ray.files.places import absolute, open_place
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.data import ImageDataConfig
@@ -37,8 +33,11 @@ class Options:
     images: ImageDataConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.data.images.pipeline import REPORT_NAME, prepare_images
+
     output = absolute(options.output)
     places = [absolute(place) for place in options.data]
     ray.init(ignore_reinit_error=True)
@@ -60,5 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

@@ -6,14 +6,9 @@
 Reads JSON lines (.jsonl, .gz, .zst), Parquet, datasets saved by Hugging Face `datasets`, or folders
 of text files. Runs again where it stopped. Beside the shards lie report.json and report.png."""
 
-import logging
 from dataclasses import dataclass
 
-import ray
-
 from longva_ray.cluster.job import run_job
-from longva_ray.data.text.pipeline import prepare_text
-from longva_ray.data.text.report import read_report
 from longva_ray.files.places import absolute
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.data import TextDataConfig
@@ -32,8 +27,12 @@ class Options:
     text: TextDataConfig
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.data.text.pipeline import prepare_text
+    from longva_ray.data.text.report import read_report
+
     texts = [absolute(place) for place in options.texts]
     output = absolute(options.output)
     ray.init(ignore_reinit_error=True)
@@ -45,5 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

@@ -8,13 +8,11 @@ given answer. Runs in one process, in minutes.
 
 import dataclasses
 import json
-import logging
 from dataclasses import dataclass
 
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import local_path
 from longva_ray.options import find_checkpoint, parse
-from longva_ray.workflows.quiz import LENGTHS, describe_quiz, run_quiz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +21,7 @@ class Options:
 
     model: str | None = None
     """LongVA checkpoint instead of longva-tiny."""
-    frames: tuple[int, ...] = LENGTHS
+    frames: tuple[int, ...] = (3, 8, 24, 64, 128, 240)
     """Numbers of frames."""
     lists: int = 24
     """Lists of frames of each length."""
@@ -33,8 +31,9 @@ class Options:
     """File for every question and answer."""
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    from longva_ray.workflows.quiz import describe_quiz, run_quiz
+
     out = local_path(options.out)
     checkpoint = find_checkpoint(options.model, "tiny")
     asked = run_quiz(checkpoint, lengths=options.frames, lists=options.lists, seed=options.seed)
@@ -46,5 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

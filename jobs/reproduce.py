@@ -5,17 +5,13 @@
 Text, pretraining, extension and the needle test in text; a vision tower; alignment of three models;
 the needle test in video. Goes on where it stopped."""
 
-import logging
 import time
 from dataclasses import dataclass
-
-import ray
 
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import local_path
 from longva_ray.options import parse
 from longva_ray.recipes import get_recipe
-from longva_ray.workflows.reproduce import Workshop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +24,11 @@ class Options:
     """Of texts, images, tower and projector."""
 
 
-def main() -> int:
-    options = parse(Options)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.workflows.reproduce import Workshop
+
     out = local_path(options.out)
     ray.init(ignore_reinit_error=True)
     started = time.perf_counter()
@@ -39,5 +38,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

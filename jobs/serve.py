@@ -1,24 +1,23 @@
-"""Serve chat and scoring over encoded videos by HTTP, until interrupted.
+"""Serve chat and scoring over encoded videos by HTTP, until the job is stopped.
 
-ray job submit --working-dir . -- python jobs/serve.py --store s3://bucket/shards
-"""
+    ray job submit --working-dir . -- python jobs/serve.py --store s3://bucket/shards
 
-import logging
-
-import ray
+The log says at which address. An API key comes from $LONGVA_API_KEY."""
 
 from longva_ray.cluster.job import run_job
+from longva_ray.commands.serve import Options
 from longva_ray.options import parse
-from longva_ray.serving.run import ServeOptions, serve_until_stopped
 
 
-def main() -> int:
-    options = parse(ServeOptions)
+def main(options: Options) -> int:
+    import ray
+
+    from longva_ray.serving.run import serve_until_stopped
+
     ray.init(ignore_reinit_error=True)
     serve_until_stopped(options.app_args())
     return 0
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_job(main)
+    run_job(lambda: main(parse(Options)))

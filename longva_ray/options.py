@@ -1,13 +1,11 @@
-"""Command lines of the jobs and of `longva`: typed options whose defaults come from a recipe, and
-paths that stay put.
+"""Command lines of the jobs and of `longva`: typed options whose defaults come from a recipe.
 
-`parse(Options)` makes the command line from a frozen dataclass with the fields `recipe`, and any of
-the recipe's stages by name (`encode`, `serve`); `--encode.sampling uniform:128` then changes one
-setting of the recipe chosen by `--recipe`."""
+`parse(Options)` makes the command line from a frozen dataclass. It may have a field `recipe`, and
+stages of a recipe by name (`encode`, `serve`). `--encode.sampling uniform:128` then changes one
+setting of the recipe that `--recipe` names."""
 
 import argparse
 import dataclasses
-import logging
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -16,27 +14,29 @@ import tyro
 from longva_ray.files.places import model_place
 from longva_ray.recipes import checkpoint_of, get_recipe
 
-logger = logging.getLogger(__name__)
-
-
 OptionsT = TypeVar("OptionsT")
 
 
 def parse(options: type[OptionsT], arguments: Sequence[str] | None = None) -> OptionsT:
-    """Options of a job from its command line; exits with an explanation when they are wrong."""
+    """Options from a command line; exits with an explanation when they are wrong."""
+    return tyro.cli(options, args=arguments, default=starting_point(options, arguments))
+
+
+def starting_point(options: type[OptionsT], arguments: Sequence[str] | None = None) -> OptionsT:
+    """Options as the recipe that the command line names has them; exits with an explanation when
+    there is no such recipe."""
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument("--recipe", default="tiny")
     name = chosen.parse_known_args(arguments)[0].recipe
     try:
-        defaults = recipe_defaults(options, name)
+        return recipe_defaults(options, name)
     except ValueError as error:
-        raise SystemExit(str(error)) from error
-    return tyro.cli(options, args=arguments, default=defaults)
+        raise SystemExit(f"error: {error}") from error
 
 
 def recipe_defaults(options: type[OptionsT], recipe_name: str) -> OptionsT:
-    """Options with the recipe's settings filled in and everything without a default still asked
-    for.
+    """Options with the settings of a recipe. A field that has no default, neither its own nor the
+    recipe's, must still be given on the command line.
 
     Raises ValueError for an unknown recipe.
     """
@@ -55,15 +55,15 @@ def recipe_defaults(options: type[OptionsT], recipe_name: str) -> OptionsT:
 def find_checkpoint(model: str | None, recipe_name: str) -> str:
     """The checkpoint that was asked for, or else the recipe's.
 
-    Raises ValueError when neither is there.
+    Raises ValueError when there is neither.
     """
     return model_place(model) if model else checkpoint_of(get_recipe(recipe_name))
 
 
 def find_base(model: str | None, recipe_name: str) -> str:
-    """The causal language model that was asked for, or else the one the recipe extends.
+    """The causal language model that was asked for, or else the one that the recipe extends.
 
-    Raises ValueError when neither is there.
+    Raises ValueError when there is neither.
     """
     base = model or get_recipe(recipe_name).base
     if base is None:

@@ -30,6 +30,7 @@ FLOORS = (
     {"evaluate", "options", "planner", "train"},
     {"serving"},
     {"workflows"},
+    {"commands"},
     {"cli"},
 )
 """Folders and single files of the package, from the ground up. Each imports only from below."""

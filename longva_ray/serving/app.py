@@ -1,5 +1,4 @@
-"""The Ray Serve application: HTTP in front, the language model and an on-demand video encoder
-behind.
+"""The Ray Serve application: an HTTP API, with the language model and an encoder behind it.
 
     POST /v1/chat/completions   an answer about videos, whole or streamed by server-sent events
     POST /v1/score              teacher-forced scores of given answers
@@ -11,29 +10,24 @@ file as `import_path: longva_ray.serving.app:build_app` with the fields of `AppA
 """
 
 import asyncio
-import dataclasses
 import json
 import logging
-import shlex
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlencode, urlparse
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict
+from fastapi.sse import EventSourceResponse, format_sse_event
 from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from longva_ray.answer.generate import AnswerPiece
-from longva_ray.files.places import is_uri
 from longva_ray.lm.prompt import Message
-from longva_ray.recipes import RECIPES, get_recipe
 from longva_ray.serving.api import (
     ApiError,
     ChatRequest,
@@ -44,19 +38,19 @@ from longva_ray.serving.api import (
     TextPart,
     usage,
 )
+from longva_ray.serving.app_args import AppArgs
+from longva_ray.serving.encode_command import encode_command
 from longva_ray.serving.gate import Gate
 from longva_ray.serving.media import MediaLibrary
 from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
-from longva_ray.settings.answering import ServeConfig
-from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import describe_encoder
 
 logger = logging.getLogger(__name__)
 
-
-SHOWN_URI_OPTIONS = ("scheme", "region", "endpoint_override")
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Headers of a streamed answer, so that no proxy on the way holds it back."""
 
 
 def _key() -> str | None:
@@ -73,22 +67,6 @@ routes = FastAPI(
 
 
 routes.add_middleware(Gate, key=_key)
-
-
-class AppArgs(BaseModel):
-    """What a deployment has to be told."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model_name: str
-    checkpoint: str
-    store: str
-    allowed_roots: tuple[str, ...] = ()
-    """Folders whose videos may be named by file:// URLs; none by default."""
-    api_key: str | None = None
-    """If set, requests must carry it as a bearer token."""
-    encode: EncodeConfig = EncodeConfig()
-    serve: ServeConfig = ServeConfig()
 
 
 @routes.exception_handler(ApiError)
@@ -159,27 +137,6 @@ def build_app(args: AppArgs) -> serve.Application:
     return api.bind(args, spec, language_model, encoder)
 
 
-def encode_command(args: AppArgs) -> str:
-    """What encodes a video as this server reads it, to be typed into a shell. Clients get to read
-    it, so credentials in the store's URI are left out, and options that may be some."""
-    recipe = get_recipe(args.model_name if args.model_name in RECIPES else "tiny")
-    options: dict[str, Any] = {"videos": "FILE", "store": args.store, "recipe": recipe.name}
-    if is_uri(args.store):
-        place = urlparse(args.store)
-        shown = [pair for pair in parse_qsl(place.query) if pair[0] in SHOWN_URI_OPTIONS]
-        options["store"] = place._replace(
-            netloc=place.netloc.rpartition("@")[2], query=urlencode(shown)
-        ).geturl()
-    if args.checkpoint != recipe.checkpoint:
-        options["model"] = args.checkpoint
-    for field in dataclasses.fields(EncodingSpec):
-        value = getattr(args.encode, field.name, None)
-        if value != getattr(recipe.encode, field.name, None):
-            options[f"encode.{field.name.replace('_', '-')}"] = value
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return shlex.join(["python", "jobs/encode_videos.py", *words])
-
-
 def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
     """`serve.deployment` without its decorator form, which hides the result's type."""
     return cast(serve.Deployment, serve.deployment(replica))
@@ -193,7 +150,7 @@ async def _events(
     pieces: DeploymentResponseGenerator[tuple[int, AnswerPiece]],
     body: CompletionBody,
     options: StreamOptions | None,
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     """Server-sent events of one answer. Cancels the model when the client goes away."""
     try:
         prompt_tokens, piece = first
@@ -202,13 +159,13 @@ async def _events(
             yield _event(body.chunk({"content": piece.text}, piece.finish_reason))
         if options is not None and options.include_usage:
             yield _event(body.final_usage(usage(prompt_tokens, piece.num_tokens)))
-        yield "data: [DONE]\n\n"
+        yield format_sse_event(data_str="[DONE]")
     finally:
         pieces.cancel()
 
 
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content)}\n\n"
+def _event(content: dict[str, Any]) -> bytes:
+    return format_sse_event(data_str=json.dumps(content))
 
 
 @serve.ingress(routes)
@@ -233,13 +190,13 @@ class Api:
 
     @routes.get("/health")
     async def health(self) -> dict[str, str]:
-        """200 as long as this process answers; Serve itself watches and replaces the replicas
-        behind it."""
+        """200 as long as this process answers. Serve watches the other replicas and replaces
+        them."""
         return {"status": "ok"}
 
     @routes.get("/v1/models")
     async def models(self) -> dict[str, Any]:
-        """The one model behind this server."""
+        """The one model of this server."""
         model = {
             "id": self._model_name,
             "object": "model",
@@ -254,7 +211,7 @@ class Api:
         return {"object": "list", "data": await asyncio.to_thread(self._library.listing)}
 
     @routes.post("/v1/chat/completions", response_model=None)
-    async def chat(self, request: ChatRequest) -> dict[str, Any] | StreamingResponse:
+    async def chat(self, request: ChatRequest) -> dict[str, Any] | EventSourceResponse:
         """An answer in OpenAI's shape; server-sent events if `stream` is set."""
         messages, videos = await self._understand(request)
         pieces = cast(
@@ -264,12 +221,12 @@ class Api:
             ),
         )
         body = CompletionBody(self._model_name)
-        # The first piece is awaited here, so that a bad prompt is still a plain 400 and not a
-        # broken stream.
+        # The first piece is awaited here, so that a bad prompt is still a plain 400. A method that
+        # yields events, FastAPI's own form, would have answered 200 by then.
         first = await anext(pieces)
         if request.stream:
             events = _events(first, pieces, body, request.stream_options)
-            return StreamingResponse(events, media_type="text/event-stream")
+            return EventSourceResponse(events, headers=UNBUFFERED)
         prompt_tokens, piece = first
         text = piece.text
         async for _, piece in pieces:

@@ -26,7 +26,7 @@ from rich.table import Table
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.video.run import run_vniah
 from longva_ray.recipes import checkpoint_of
-from longva_ray.serving.app import AppArgs
+from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.run import APPLICATION, deploy
 from longva_ray.settings.base import save_config
 from longva_ray.settings.recipe import Recipe

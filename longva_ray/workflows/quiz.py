@@ -33,9 +33,6 @@ from longva_ray.tiny.world import (
     forms,
 )
 
-LENGTHS = (3, 8, 24, 64, 128, 240)
-
-
 _LONGEST_ANSWER = 12  # tokens, but for what tells everything
 
 
@@ -57,9 +54,7 @@ class Asked:
         return self.said == self.true
 
 
-def run_quiz(
-    checkpoint: str, *, lengths: Sequence[int] = LENGTHS, lists: int, seed: int
-) -> list[Asked]:
+def run_quiz(checkpoint: str, *, lengths: Sequence[int], lists: int, seed: int) -> list[Asked]:
     """Ask one question of each form about `lists` lists of frames of each length.
 
     Raises:

@@ -1,5 +1,7 @@
-"""Commands that need no cluster."""
+"""The `longva` command: its help, its mistakes, and what needs no cluster."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,12 @@ from longva_ray.tiny.text_stages import write_base
 from longva_ray.tiny.tower import NamingTower, save_tower, tower_config
 
 
+def longva(*arguments: str) -> int:
+    """A command in this process; its exit status."""
+    command, options = cli.parse(arguments)
+    return int(command.run(options))
+
+
 def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
     write_base(tmp_path / "text")
     language_model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "text"))
@@ -22,7 +30,7 @@ def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
     sources = [str(tmp_path / "text"), str(tmp_path / "tower")]
     new = tmp_path / "new"
     chosen = ["--encoding=anyres", "--dtype=float32", "--projector=align"]
-    assert cli.join([*sources, str(new), *chosen]) == 0
+    assert longva("join", *sources, str(new), *chosen) == 0
     model, processor = load_longva(new, dtype=torch.float32)
     assert (processor.encoding, model.config.projector) == ("anyres", "align")
     plain = tmp_path / "plain"  # what the umask makes of a file
@@ -33,24 +41,63 @@ def test_join_makes_a_model_to_align(tmp_path: Path) -> None:
         torch.equal(value, weights[name]) for name, value in model.language_model.named_parameters()
     )
     with pytest.raises(ValueError, match="exists already"):
-        cli.join([*sources, str(new)])
+        longva("join", *sources, str(new))
 
 
 def test_verify_names_what_the_disk_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ValueError, match="no encoded videos"):
-        cli.verify([str(tmp_path)])
+        longva("verify", str(tmp_path))
     store = ShardStore(tmp_path)
     for video_id in ("a" * 32, "b" * 32):
         tokens_FQD = write_video(store, num_frames=5, video_id=video_id)
-    assert cli.verify([str(tmp_path)]) == 0
+    assert longva("verify", str(tmp_path)) == 0
     part = next((tmp_path / ("b" * 32)).rglob("*.arrow"))
     content = part.read_bytes()
     place = content.index(tokens_FQD.numpy().tobytes())
     part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    assert cli.verify([str(tmp_path)]) == 1
+    assert longva("verify", str(tmp_path)) == 1
     printed = capsys.readouterr().out
     assert "2 of 2 videos are as written" in printed
     assert f"of video {'b' * 32} does not match its digest" in printed
     assert "1 of 2 videos are as written" in printed
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from longva_ray import cli\n"
+        "try: cli.main()\n"
+        "finally: print(sorted({'torch', 'ray', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *shown, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    for name, does in cli.COMMANDS.items():
+        (line,) = [line for line in shown if f"\u2022 {name} " in line]
+        assert does.split()[0] in line
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_lists_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.parse([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: longva {name}" in capsys.readouterr().out
+
+
+def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["dance"])
+    assert ended.value.code not in (0, None)
+    assert ", ".join(cli.COMMANDS) in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_recipe_gives_the_defaults_of_a_command() -> None:
+    _, options = cli.parse(["ask", "a.mp4", "what?", "--recipe", "longva_7b"])
+    assert (options.video, options.question, options.encode.dtype) == ("a.mp4", "what?", "bfloat16")
+    _, options = cli.parse(["ask", "a.mp4", "what?", "--encode.micro-batch", "7"])
+    assert (options.encode.micro_batch, options.encode.dtype) == (7, "float32")

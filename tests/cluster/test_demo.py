@@ -66,9 +66,3 @@ def test_serve_until_stopped(tmp_path: Path) -> None:
         assert server.wait(timeout=120) == 0
     finally:
         server.kill()
-
-
-def test_an_unknown_command_shows_the_known_ones(tmp_path: Path) -> None:
-    done = longva("dance", folder=tmp_path)
-    assert done.returncode == 1
-    assert "ask VIDEO" in done.stderr

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from longva_ray.commands.serve import Options as ServeOptions
 from longva_ray.files.places import absolute, find_videos, local_path
 from longva_ray.options import find_checkpoint, parse, recipe_defaults
 from longva_ray.recipes import checkpoint_of, get_recipe
-from longva_ray.serving.run import ServeOptions
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.base import from_dict, save_config
 from longva_ray.settings.encoding import EncodeConfig

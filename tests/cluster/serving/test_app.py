@@ -15,7 +15,7 @@ from counting_video import write_counting_video
 from ray import serve
 
 from longva_ray.answer.engine import AnswerEngine, Question
-from longva_ray.serving.app import AppArgs
+from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.run import deploy
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.settings.encoding import EncodeConfig

@@ -11,10 +11,13 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from repository import JOBS
 
+from longva_ray.commands.serve import Options as ServeOptions
 from longva_ray.options import find_checkpoint, parse, recipe_defaults
 from longva_ray.recipes import get_recipe
-from longva_ray.serving.app import AppArgs, encode_command
-from longva_ray.serving.run import ServeOptions, deploy
+from longva_ray.serving.app_args import AppArgs
+from longva_ray.serving.encode_command import encode_command
+from longva_ray.serving.ray_serve_internals import listening_at
+from longva_ray.serving.run import deploy
 from longva_ray.settings.answering import ServeConfig
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.workers import describe_encoder
@@ -99,6 +102,7 @@ def test_an_address_that_would_be_ignored_is_refused(
     )
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=running))
     try:
+        assert listening_at() == ("127.0.0.1", running)
         for config in (ServeConfig(port=wanted), ServeConfig(host="0.0.0.0", port=running)):
             with pytest.raises(
                 ValueError, match=f"listens on 127.0.0.1:{running} already"

@@ -96,9 +96,8 @@ def run_job(name: str, *arguments: str) -> int:
     job = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, spec.name, job)
-        patch.setattr(sys, "argv", [name, *arguments])
         spec.loader.exec_module(job)
-        return job.main()
+        return int(job.main(job.parse(job.Options, arguments)))
 
 
 @pytest.fixture(scope="module")
