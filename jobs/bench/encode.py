@@ -4,7 +4,8 @@
 
 Encoding is compared with the plain loop: one process that decodes every frame at full size and
 encodes the sampled ones one by one. Both make the same tokens from the same file (1 fps of a
-10-minute 720p H.264 video) with the tiny tower."""
+10-minute 720p H.264 video) with the tiny tower.
+"""
 
 import dataclasses
 import logging
@@ -24,7 +25,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from synthetic import write_scene_video
+from scenes import write_scene_video
 
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.options import parse
@@ -42,7 +43,7 @@ class Options:
     """Measure encoding and reading."""
 
     folder: str = "outputs/bench"
-    """Where videos and shards of the bench lie; videos are kept for the next run."""
+    """Where the bench keeps videos and shards; the next run uses the videos again."""
     recipe: str = "tiny"
     minutes: int = 10
     """Length of the 720p video of the speed comparison."""
@@ -53,8 +54,10 @@ class Options:
 
 
 def plain_loop(video: Path, checkpoint: str) -> tuple[float, int]:
-    """Decode everything, encode frame by frame; returns seconds and frames. Weights are loaded
-    before the clock starts."""
+    """Decode everything and encode frame by frame: seconds and frames.
+
+    Weights are loaded before the clock starts.
+    """
     import decord
 
     encoder = load_frame_encoder(checkpoint, dtype=torch.float32)
@@ -71,7 +74,7 @@ def plain_loop(video: Path, checkpoint: str) -> tuple[float, int]:
 
 
 def bare_tower(checkpoint: str, micro_batch: int, frames: int = 640) -> float:
-    """Frames/s of the tower and projector alone on frames that are already there."""
+    """Frames/s of the tower and projector alone, on frames in memory."""
     encoder = load_frame_encoder(checkpoint, dtype=torch.float32)
     size = encoder.grid_size
     pixels = np.random.default_rng(0).integers(0, 256, (frames, size, size, 3), np.uint8)
@@ -82,8 +85,7 @@ def bare_tower(checkpoint: str, micro_batch: int, frames: int = 640) -> float:
 
 
 class PeakMemory:
-    """Peak of the private memory (USS) of this process and all below it, sampled while a block
-    runs."""
+    """Peak private memory (USS) of this process and its descendants while a block runs, sampled."""
 
     def __enter__(self) -> "PeakMemory":
         self.mib = 0.0
@@ -119,7 +121,7 @@ def speed(options: Options, checkpoint: str, folder: Path, console: Console) -> 
     video = folder / f"{options.minutes}min-720p.mp4"
     if not video.exists():
         write_scene_video(video, seconds=60 * options.minutes, fps=30, size=(1280, 720))
-    # In a process of its own: decord keeps gigabytes, which would count as ours below.
+    # In a separate process: decord keeps gigabytes, which would count as ours below.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as alone:
         plain_s, plain_frames = alone.submit(plain_loop, video, checkpoint).result()
@@ -156,7 +158,7 @@ def memory(options: Options, checkpoint: str, folder: Path, console: Console) ->
     for minutes, video in videos.items():
         if not video.exists():
             write_scene_video(video, seconds=60 * minutes, fps=10, size=(640, 360))
-    # Not measured: it brings every worker up, so that below only the length differs.
+    # Not measured: it starts every worker, so that below only the length differs.
     encode_fresh(videos[max(videos)], checkpoint, options.encode)
     for minutes, video in videos.items():
         with PeakMemory() as peak:

@@ -1,4 +1,12 @@
-"""Open a video file, or say what is wrong with it: its container, its stream, its size."""
+"""Open a video file and find its video stream, or say what is wrong with the file.
+
+path -> an open PyAV container -> its video stream; or a VideoError that names the file and the
+reason, with the remedy where there is one.
+
+Only containers on a list are opened: FFmpeg's playlist formats would let a text file named .mp4
+make it open other files. Pictures that are too large to decode are refused before any memory is
+used. Not checked here: whether the file is complete (`packets.py`).
+"""
 
 from __future__ import annotations
 
@@ -16,16 +24,11 @@ if TYPE_CHECKING:
 MAX_SIDE = 16384
 """Longest side decoded, in pixels (H.264 and swscale stop here; 8K is 7680)."""
 
-
 MAX_PIXELS = 2**26
 """Largest picture decoded: twice 8K. A decoder keeps up to 16 of them, 100 MB each."""
 
-
 CONTAINERS = "mov,mp4,matroska,webm,avi,flv,asf,mpegts,mpeg,ogg"
 """FFmpeg's names of the containers that are opened."""
-
-
-COPY_COMMAND = "ffmpeg -i IN -c copy OUT.mp4"
 
 
 class VideoError(ValueError):
@@ -43,14 +46,18 @@ class VideoError(ValueError):
 
 @contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
-    """Open with PyAV. Raises VideoError for a damaged file or one of no listed container."""
+    """Open with PyAV.
+
+    Raises VideoError for a file that is missing, empty, damaged, or in no listed container.
+    """
     import av
 
+    _check_file(path)
     try:
         container = av.open(
             str(path),
             options={"format_whitelist": CONTAINERS, "fflags": "+genpts"},
-            # Nobody here reads a title, and many an old one is no UTF-8.
+            # Titles are not read, and many old ones are not UTF-8.
             metadata_errors="replace",
         )
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -60,7 +67,10 @@ def open_container(path: Path) -> Iterator[InputContainer]:
 
 
 def video_stream(path: Path, container: InputContainer) -> VideoStream:
-    """The stream that a player would show; an album cover inside a sound file is not one."""
+    """The stream that a player would show; an album cover inside a sound file is not one.
+
+    Raises VideoError when there is none, or its pictures cannot be decoded here.
+    """
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
         kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -68,32 +78,20 @@ def video_stream(path: Path, container: InputContainer) -> VideoStream:
     best = container.streams.best("video")
     stream = best if best in streams else streams[0]
     if stream.codec_context is None:
-        raise VideoError(
-            path, "is coded in a way that this FFmpeg cannot decode; convert it to H.264"
-        )
+        raise VideoError(path, "uses a codec that this FFmpeg cannot decode; convert it to H.264")
     return stream
 
 
 def displayed_size(
     width: int, height: int, pixel_aspect: Fraction, rotation: int
 ) -> tuple[int, int]:
-    """(width, height) as a player shows a decoded picture: pixels made square, turned upright."""
+    """(width, height) as a player shows a picture: with square pixels, turned upright."""
     width = max(1, round(width * pixel_aspect))
     return (height, width) if rotation in (90, 270) else (width, height)
 
 
-def check_file(path: Path) -> None:
-    if not path.exists():
-        raise VideoError(path, "no such file")
-    if not path.is_file():
-        raise VideoError(
-            path, "is a directory; wanted a video file" if path.is_dir() else "is no file"
-        )
-    if path.stat().st_size == 0:
-        raise VideoError(path, "is empty (0 bytes)")
-
-
 def check_size(path: Path, width: int, height: int) -> None:
+    """Raise VideoError for pictures of no size, or larger than what is decoded."""
     if width < 1 or height < 1:
         raise VideoError(
             path, f"has pictures of {width}x{height} pixels; the video track is damaged"
@@ -106,8 +104,18 @@ def check_size(path: Path, width: int, height: int) -> None:
         )
 
 
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise VideoError(path, "no such file")
+    if not path.is_file():
+        kind = "a directory" if path.is_dir() else "not a file"
+        raise VideoError(path, f"is {kind}; wanted a video file")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "is empty (0 bytes)")
+
+
 def _why_unopened(path: Path, error: Exception) -> str:
-    """Turn FFmpeg's 'Invalid data found' into what a person can act on: look at the first bytes."""
+    """A reason that a person can act on, read off the first bytes of the file."""
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Decode chosen frames of a video, fitted to a square, in chunks: FRAMES out of a VIDEO.
+"""Decode chosen frames of a video, fitted to a square, in chunks.
 
 (VideoInfo, frame indices) -> FrameChunks of uint8 frames F Y X C, Y = X = size, C = RGB.
 
@@ -6,7 +6,7 @@ One forward pass: packets that no chosen frame depends on are never decoded, sca
 the decoder, and at most one chunk of finished frames is held, so memory does not grow with the
 length of the video.
 
-Two backends under one contract. PyAV is the default, decord is for those who ask for it
+Two decoders with one contract. PyAV is the default; decord has to be asked for
 (`probe_video(path, decoder="decord")`):
 
                                                      PyAV 18.1       decord 0.6.0
@@ -16,13 +16,13 @@ Two backends under one contract. PyAV is the default, decord is for those who as
     seeks in MPEG-TS                                 exact           other pictures
     more frames announced than can be decoded        VideoError      reported never to return [1]
 
-[1] https://github.com/dmlc/decord/issues/373. The rest was measured here. The six are bytes that
-decode without complaint: H.264 has no checksum.
+[1] https://github.com/dmlc/decord/issues/373. The rest was measured here. The six are damaged bytes
+that decode without an error: H.264 has no checksum.
 
 PyAV skips the H.264 pictures that nothing refers to, about half of them, and says which picture it
-delivers; decord decodes all of them and counts. What decord cannot be trusted with goes to PyAV, as
-does the rest of a video it stumbles over (`decord_frames.py`). Its wrong pictures cannot be told
-from right ones by a caller, and that is why it is not the default.
+delivers. decord decodes all of them and counts. What decord cannot be trusted with goes to PyAV,
+and so does the rest of a video after decord has failed (`decord_frames.py`). A caller cannot tell
+decord's wrong pictures from right ones, and that is why it is not the default.
 
 Not done here: choosing frames (`sampling.py`), turning pixels into floats, deinterlacing, HDR tone
 mapping.
@@ -42,10 +42,8 @@ from longva_ray.video.canvas import Canvas
 from longva_ray.video.container import VideoError
 from longva_ray.video.decord_frames import decord_frames
 from longva_ray.video.fitting import Fitting
-from longva_ray.video.probe import DecoderName, VideoInfo, probe_video
+from longva_ray.video.probe import VideoInfo, probe_video
 from longva_ray.video.pyav_frames import pyav_frames
-
-__all__ = ["DecoderName", "FrameChunk", "VideoError", "VideoInfo", "decode_frames", "probe_video"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,14 +66,14 @@ def decode_frames(
 ) -> Iterator[FrameChunk]:
     """Decode the frames at `frame_index_F` (strictly increasing), fitted onto size x size pixels.
 
-    Yields chunks of `chunk_frames` frames, the last one shorter, in order. Timestamps are the
-    container's, in seconds from the start of the file. One thread, because workers decode one video
-    each; more help a single video only. A `VideoInfo` saves the pass over the file that a path
-    costs.
+    Yields chunks of `chunk_frames` frames in order; the last one may be shorter. Timestamps are the
+    container's, in seconds from the start of the file. One thread is the default, because each
+    worker decodes its own video; more threads only help a single video. A `VideoInfo` saves the
+    pass over the file that a path costs.
 
-    Raises ValueError for indices that are not increasing or not in the video, VideoError for a file
-    that cannot be opened or breaks while it is decoded: it then names the frame, and chunks already
-    yielded are right.
+    Raises ValueError for indices that are not increasing or not in the video. Raises VideoError for
+    a file that cannot be opened, or that breaks while it is decoded: the error names the frame, and
+    chunks already yielded are right.
     """
     info = video if isinstance(video, VideoInfo) else probe_video(video)
     index_F = np.asarray(frame_index_F, dtype=np.int64)
@@ -89,10 +87,11 @@ def _check_request(
     info: VideoInfo, index_F: npt.NDArray[np.int64], size: int, chunk_frames: int
 ) -> None:
     if index_F.ndim != 1 or (np.diff(index_F) <= 0).any():
-        raise ValueError("frame indices must be one strictly increasing list")
+        got = np.array2string(index_F, threshold=20)
+        raise ValueError(f"frame indices must be one strictly increasing list, got {got}")
     if len(index_F) and not 0 <= index_F[0] <= index_F[-1] < info.num_frames:
         raise ValueError(
-            f"{info.path}: frames {index_F[0]}..{index_F[-1]} asked of a video that has frames "
+            f"{info.path}: asked for frames {index_F[0]}..{index_F[-1]} of a video that has frames "
             f"0..{info.num_frames - 1}"
         )
     if size < 1 or chunk_frames < 1:
@@ -118,8 +117,8 @@ def _chunks(
                 if frame_YXC is None:
                     raise VideoError(
                         info.path,
-                        f"its decoder gave {start + row} of {len(index_F)} frames; write it anew: "
-                        "ffmpeg -i IN OUT.mp4",
+                        f"its decoder gave {start + row} of {len(index_F)} frames; encode it "
+                        "again: ffmpeg -i IN OUT.mp4",
                     )
                 frames_FYXC[row] = frame_YXC
             yield FrameChunk(

@@ -2,12 +2,12 @@
 
 (Canvas, frame indices) -> the fitted frames, uint8 Y X C, one after the other: as `pyav_frames`.
 
-decord's `get_batch` takes frames by their number and seeks by itself; it is the fastest of its
-calls for a regular pattern (decoding with `next` scales every frame, `skip_frames` may land beside
-its goal). It counts frames instead of looking at their times, so it is trusted only where counting
-is right: as many frames as in the packet table, at the same times, none of them hidden, undecodable
-or shown before the key frame that they follow. Everything else, and whatever follows after decord
-has stumbled, goes to PyAV. What cannot be guarded against is said in `decode.py`.
+decord's `get_batch` takes frames by their number and seeks by itself. It is the fastest of its
+calls for a regular pattern (decoding with `next` scales every frame, and `skip_frames` may miss its
+goal). It counts frames instead of looking at their times, so it is only trusted where counting is
+right: as many frames as in the packet table, at the same times, none of them hidden, undecodable or
+shown before the key frame that they follow. Everything else goes to PyAV, and so does the rest of a
+video after decord has failed. `decode.py` says what cannot be guarded against.
 
 Shapes: F frames, K packets in decoding order, Y rows, X columns, C colour channels.
 """
@@ -26,14 +26,11 @@ from longva_ray.video.pyav_frames import pyav_frames
 
 logger = logging.getLogger(__name__)
 
-
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers in which decord's seeks land where they should; in MPEG-TS they do not."""
 
-
 BATCH_FRAMES = 16
 """Frames asked of decord at a time: bounds what is held, and what is repeated after a failure."""
-
 
 MAX_TIME_ERROR_S = 2e-3
 """decord gives times as 32-bit seconds, some containers round them to milliseconds."""

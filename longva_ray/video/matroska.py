@@ -2,12 +2,12 @@
 
 path -> where the first broken element lies, or None.
 
-FFmpeg's reader answers a broken element by skipping to the next cluster it recognises: seconds of
-packets vanish without an error, and what follows is decoded against pictures that never came. So
-the elements are walked here, headers only: each must be one that has its place there and end where
+When FFmpeg's reader meets a broken element, it skips to the next cluster that it recognises.
+Seconds of packets vanish without an error, and what follows is decoded against pictures that never
+came. So the elements are walked here, headers only: each must be allowed where it is, and end where
 the next one begins. (An MP4 needs no such walk: its index says where each packet lies.)
 
-Not checked: what the blocks hold, which is the decoder's work, and their times.
+Not checked: the content of the blocks, which is the decoder's work, and their times.
 
 Elements and their sizes: https://www.rfc-editor.org/rfc/rfc9559 and rfc8794.
 """
@@ -17,17 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
-
-
 _BLOCK_GROUP, _BLOCK, _SIMPLE_BLOCK = 0xA0, 0xA1, 0xA3
-
-
 _TRACKS, _TRACK_ENTRY, _TRACK_NUMBER = 0x1654AE6B, 0xAE, 0xD7
-
 
 _ENTERED = frozenset({_CLUSTER, _BLOCK_GROUP})
 """Elements whose children are walked; all others are stepped over."""
-
 
 _STEPPED_OVER = frozenset(
     {
@@ -41,8 +35,7 @@ _STEPPED_OVER = frozenset(
 
 
 def find_broken_element(path: Path) -> int | None:
-    """Position in bytes of the first element that is unknown, misplaced or cut off; None if all is
-    well.
+    """Position in bytes of the first element that is unknown, misplaced or cut off, or None.
 
     A block of a track that the file does not announce counts as broken. Reads the headers only.
     """

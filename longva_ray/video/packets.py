@@ -1,4 +1,14 @@
-"""The packets of a video: when each frame is shown, and whether any are missing."""
+"""The packets of a video: when each frame is shown, and whether the file ends early.
+
+An open container and its video stream -> PacketTable, in one pass over the file (about 0.2 s for 10
+minutes of video).
+
+Every packet's timestamp is read, so the number of frames and their times are the true ones.
+Headers round, guess or leave out both. The same pass finds files that end early. What it does not
+find is damage inside a picture; decoding does.
+
+Shapes: K packets in the file's (decoding) order, F frames in display order.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +20,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from longva_ray.video.container import VideoError
 from longva_ray.video.matroska import find_broken_element
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
-from longva_ray.video.container import COPY_COMMAND, VideoError
 
 MAX_MISSING_S = 0.5
 """How much earlier than announced a file may end: containers round their times."""
 
+COPY_COMMAND = "ffmpeg -i IN -c copy OUT.mp4"
+"""Makes a shorter, complete file of what a truncated one still holds."""
 
 MAX_RATE_ERROR = 0.1
 """How far the header's frame rate may be from the measured one before the measured one is used."""
@@ -27,19 +39,25 @@ MAX_RATE_ERROR = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PacketTable:
-    """The packets of the video stream and which of them show a frame.
+    """The packets of the video stream, and which of them show a frame.
 
-    Times are ticks of `time_base` seconds. pts_K, is_key_K: packets in decoding order. frame_pts_F:
-    the frames' times, increasing; frame_position_F: the packets that hold them. origin_pts: the
-    time that counts as second 0, the earliest of all the file's streams, as in a player.
+    Times (pts) are ticks of `time_base` seconds.
     """
 
     pts_K: npt.NDArray[np.int64]
     is_key_K: npt.NDArray[np.bool_]
     frame_pts_F: npt.NDArray[np.int64]
+    """The frames' times, increasing."""
     frame_position_F: npt.NDArray[np.int64]
+    """Which packets hold them."""
     time_base: Fraction
     origin_pts: int
+    """The time that counts as second 0: the earliest of all the file's streams, as in a player."""
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first frame to the last one."""
+        return float(int(self.frame_pts_F[-1] - self.frame_pts_F[0]) * self.time_base)
 
     def seconds(self, pts_F: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Ticks -> seconds from the start of the file."""
@@ -47,9 +65,14 @@ class PacketTable:
 
 
 def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> PacketTable:
-    """One pass over the file. Raises VideoError when it ends early or its frames carry no times."""
+    """One pass over the file.
+
+    Raises VideoError when it ends early, is damaged, or its frames carry no times.
+    """
     import av
 
+    if "matroska" in container.format.name:
+        _check_skeleton(path)
     assert stream.time_base is not None
     video: list[tuple[int, bool, bool]] = []
     end_s = 0.0
@@ -81,7 +104,7 @@ def _check_complete(path: Path, container: InputContainer, end_s: float) -> None
     """Compare the length that the file announces, if any, with what is there."""
     if container.duration is None or "matroska" in container.format.name:
         return  # Matroska's length is often wrong; its elements have been checked instead
-    # Counting frames instead would not do: a trimmed MP4 announces those it does not show, too.
+    # The announced number of frames would not do: in a trimmed MP4 it includes hidden ones.
     announced_s = (container.duration + (container.start_time or 0)) / 1e6
     if end_s < announced_s - MAX_MISSING_S:
         raise VideoError(
@@ -92,7 +115,7 @@ def _check_complete(path: Path, container: InputContainer, end_s: float) -> None
 
 
 def _check_skeleton(path: Path) -> None:
-    """Matroska only: find what FFmpeg's reader skips in silence."""
+    """Matroska only: find what FFmpeg's reader skips without an error."""
     position = find_broken_element(path)
     if position is not None:
         size = path.stat().st_size
@@ -110,9 +133,9 @@ def _packet_table(
 ) -> PacketTable:
     """Frames are the packets that are shown and can be decoded, in the order of their times.
 
-    Not shown: packets outside of the file's edit list. Not decodable: what precedes the first key
-    frame in the file or in time, as in a clip cut out of a broadcast. Two packets with one time are
-    one frame.
+    Not shown: packets outside the file's edit list. Not decodable: whatever precedes the first key
+    frame in the file or in time, as in a clip cut from a broadcast. Two packets with the same time
+    are one frame.
     """
     if not is_key_K.any():
         raise VideoError(path, "has no key frame, so no picture can be decoded")
@@ -134,20 +157,14 @@ def _packet_table(
     )
 
 
-def span_ticks(packets: PacketTable) -> int:
-    return int(packets.frame_pts_F[-1] - packets.frame_pts_F[0])
+def average_fps(packets: PacketTable, header_rate: Fraction | None) -> float:
+    """The header's frame rate, as the released code uses it, unless the times contradict it.
 
-
-def measured_fps(packets: PacketTable, header_rate: Fraction | None) -> float:
-    """The header's frame rate, as the released code uses it, unless the frames' times contradict
-    it.
-
-    Browsers' recordings, for one, announce 1000 frames per second: sampled at 1 frame per second
-    they would lose nearly all.
+    Recordings made in a browser, for example, announce 1000 frames per second; sampled at 1 frame
+    per second they would lose nearly all their frames.
     """
-    span_s = float(span_ticks(packets) * packets.time_base)
     header = float(header_rate) if header_rate else 0.0
-    if span_s <= 0:
+    if packets.span_s <= 0:
         return header or 1.0
-    measured = (len(packets.frame_pts_F) - 1) / span_s
+    measured = (len(packets.frame_pts_F) - 1) / packets.span_s
     return header if abs(header - measured) <= MAX_RATE_ERROR * measured else measured

@@ -1,17 +1,10 @@
 """What a video file holds, found without decoding more than its first picture.
 
-path -> VideoInfo: the facts callers need, and the packet table that decoding works from.
+path -> VideoInfo: the facts that callers need, and the packet table that decoding works from.
 
-Every packet's timestamp is read once (a pass over the file, about 0.2 s for 10 minutes), so the
-number of frames and their times are the true ones, not the header's claims: containers round, guess
-or leave out both. The same pass finds files that end early. What it does not find is damage inside
-a picture; decoding does.
-
-Anything wrong with the file is a VideoError that names the file and the reason. Only containers on
-a list are opened: FFmpeg's playlist formats would let a text file named .mp4 make it open other
-files.
-
-Shapes: K packets in the file's (decoding) order, F frames in display order.
+The number of frames and their times are those of the packets, not the header's claims. Anything
+wrong with the file is a VideoError that names the file and the reason. Not found here: damage
+inside a picture, which decoding finds.
 """
 
 from __future__ import annotations
@@ -22,64 +15,52 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
 from longva_ray.video.container import (
     VideoError,
-    check_file,
     check_size,
     displayed_size,
     open_container,
     video_stream,
 )
-from longva_ray.video.packets import (
-    PacketTable,
-    _check_skeleton,
-    measured_fps,
-    read_packets,
-    span_ticks,
-)
+from longva_ray.video.packets import PacketTable, average_fps, read_packets
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 DecoderName = Literal["pyav", "decord"]
 
 
-DEFAULT_DECODER: DecoderName = "pyav"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """A readable video.
-
-    `container` is FFmpeg's name of the format. `width` and `height` are as displayed: pixels made
-    square (`pixel_aspect` is their width by their height in the file), `rotation` (degrees
-    clockwise: 0, 90, 180, 270) applied. `decoder` is asked first. `packets` makes decoding possible
-    without another pass.
-    """
+    """A readable video."""
 
     path: Path
     container: str
+    """FFmpeg's name of the format."""
     num_frames: int
     average_fps: float
     width: int
+    """As displayed, like `height`: with square pixels, rotated."""
     height: int
     rotation: int
+    """Degrees clockwise: 0, 90, 180 or 270."""
     duration_s: float
     decoder: DecoderName
+    """Which one is asked first."""
     pixel_aspect: Fraction
+    """Width of a pixel by its height, as stored."""
     packets: PacketTable = field(repr=False, compare=False)
+    """Makes decoding possible without another pass over the file."""
 
 
-def probe_video(
-    path: str | os.PathLike[str], *, decoder: DecoderName = DEFAULT_DECODER
-) -> VideoInfo:
-    """Check the file and describe it. `decoder`: who shall decode it, see `decode.py`.
+def probe_video(path: str | os.PathLike[str], *, decoder: DecoderName = "pyav") -> VideoInfo:
+    """Check the file and describe it. `decoder` will decode it, see `decode.py`.
 
-    Raises VideoError: missing, a directory, empty, not a video, truncated, without pictures, too
-    large.
+    Raises VideoError for a file that is missing, a directory, empty, not a video, truncated,
+    without pictures, or with pictures that are too large.
     """
     path = Path(path)
-    check_file(path)
     with open_container(path) as container:
         stream = video_stream(path, container)
         check_size(path, stream.codec_context.width, stream.codec_context.height)
@@ -92,20 +73,18 @@ def probe_video(
     # A fresh container: the one above has moved past the first picture.
     with open_container(path) as container:
         stream = video_stream(path, container)
-        if "matroska" in container.format.name:
-            _check_skeleton(path)
         packets = read_packets(path, container, stream)
-        average_fps = measured_fps(packets, stream.average_rate)
+        fps = average_fps(packets, stream.average_rate)
         container_name = container.format.name
     return VideoInfo(
         path=path,
         container=container_name,
         num_frames=len(packets.frame_pts_F),
-        average_fps=average_fps,
+        average_fps=fps,
         width=width,
         height=height,
         rotation=rotation,
-        duration_s=float(span_ticks(packets) * packets.time_base) + 1 / average_fps,
+        duration_s=packets.span_s + 1 / fps,
         decoder=decoder,
         pixel_aspect=pixel_aspect,
         packets=packets,
@@ -113,7 +92,7 @@ def probe_video(
 
 
 def _first_rotation(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Degrees clockwise, as the first picture says, which thereby proves that there is one."""
+    """Degrees clockwise, as the first picture says; reading it proves that there is one."""
     import av
 
     reason = "there is none"

@@ -3,14 +3,14 @@
 (Canvas, frame indices) -> the fitted frames, uint8 Y X C, one after the other.
 
 A frame depends on the packets from the key frame before it up to its own, in decoding order. The
-packet table says which those are for all chosen frames; every other packet is read and dropped, so
+packet table says which those are for all chosen frames. Every other packet is read and dropped, so
 after one seek to the beginning the file is read forward once. Frames are recognised by their
-timestamp, never by counting. H.264 pictures that no other refers to are skipped by the decoder
-unless they are chosen: about half of a usual file.
+timestamp, never by counting. The decoder skips H.264 pictures that no other refers to, unless they
+are chosen: about half of a usual file.
 
-A packet that fails to decode, a picture the decoder marks as damaged, or one that never comes is an
-error, since every later picture up to the next key frame is built upon it. Wrong pixels that decode
-without complaint cannot be told from right ones.
+A packet that fails to decode, a picture that the decoder marks as damaged, or one that never comes
+is an error, because every later picture up to the next key frame is built on it. Wrong pixels that
+decode without an error cannot be told from right ones.
 
 Shapes: F frames, K packets in decoding order, Y rows, X columns, C colour channels.
 """
@@ -43,9 +43,8 @@ def pyav_frames(
     Raises VideoError that names the frame at which the file breaks.
     """
     done = 0
-    # A file coded with intra refresh calls a picture a key frame from which the following ones only
-    # become whole within a group. Then a group more is decoded; where that does not help it is
-    # damage.
+    # With intra refresh, pictures only become whole within a group after what the file calls a key
+    # frame. Then decoding starts some groups earlier; if that does not help, the file is damaged.
     for extra_groups in (0, EXTRA_GROUPS):
         try:
             for frame_YXC in _decode(canvas, frame_index_F[done:], extra_groups, num_threads):
@@ -68,7 +67,7 @@ def key_positions(
     start_F = np.zeros(len(frame_index_F), dtype=np.int64)
     for f, position in enumerate(packets.frame_position_F[frame_index_F]):
         key = int(np.searchsorted(keys, position, side="right")) - 1
-        # A picture shown before the key frame that it follows in the file leans on the group
+        # A picture that follows a key frame in the file but is shown before it depends on the group
         # before.
         while key > 0 and packets.pts_K[keys[key]] > packets.pts_K[position]:
             key -= 1
@@ -107,7 +106,7 @@ def _decode(
 def _seek(
     container: "InputContainer", stream: "VideoStream", packets: PacketTable, start: int
 ) -> int | None:
-    """Go to packet `start` or one before it; returns which one, None when that cannot be told."""
+    """Go to packet `start` or an earlier one; returns which one, or None if that is unknown."""
     import av
 
     if start == 0:
@@ -125,7 +124,7 @@ def _seek(
 
 
 class _Decoding:
-    """The decoder's state over the runs of needed packets; each run begins with a key frame."""
+    """The decoder's state during runs of needed packets; each run begins with a key frame."""
 
     def __init__(
         self,
@@ -144,8 +143,8 @@ class _Decoding:
         self._key_pts = packets.pts_K[key_positions(packets, frame_index_F)].tolist()
         self._next = 0
         self._is_running = False
-        # Pictures shown before the key frame of a run's first chosen frame lean on pictures that
-        # are not decoded: they may fail, and are not looked at.
+        # Pictures shown before the key frame of a run's first chosen frame depend on pictures that
+        # are not decoded. They may fail, and are ignored.
         self._whole_from = 0
         # Only H.264 marks pictures that nothing at all refers to; HEVC's mark covers one layer.
         self._can_skip = self._codec.name == "h264"
@@ -210,14 +209,14 @@ class _Decoding:
         return VideoError(
             self._canvas.info.path,
             f"breaks at frame {index} of {len(packets.frame_pts_F)} ({seconds:.2f} s): {why}. "
-            "If it plays well nevertheless, write it anew: ffmpeg -i IN OUT.mp4",
+            "If it plays well anyway, encode it again: ffmpeg -i IN OUT.mp4",
         )
 
 
 def _read(
     canvas: Canvas, container: "InputContainer", stream: "VideoStream", position: int
 ) -> "Iterator[tuple[int, Packet[VideoStream]]]":
-    """Read the video packets on from `position` in the packet table: (position, packet)."""
+    """The video packets from `position` in the packet table on: (position, packet)."""
     import av
 
     path, pts_K = canvas.info.path, canvas.info.packets.pts_K

@@ -4,8 +4,8 @@
 
 Three rules, equal to those of the released code: a frame rate (the paper samples its haystacks at 1
 frame per second, section 4), a fixed number of frames spread evenly, and every frame. A rule counts
-frames, it does not look at their timestamps: in a video of variable frame rate "1fps" is one frame
-per second on average only. Nothing is read or decoded here.
+frames and does not look at their timestamps, so in a video of variable frame rate "1fps" is one
+frame per second only on average. Nothing is read or decoded here.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ import numpy.typing as npt
 
 Mode = Literal["rate", "uniform", "every"]
 
-
 _RATE = re.compile(r"(\d+(?:\.\d+)?)fps")
-
 
 _UNIFORM = re.compile(r"uniform[:-](\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """One sampling rule. Its text form (`str`, `parse`) is what configs, artifacts and command
-    lines carry.
+    """One sampling rule; configs, artifacts and command lines hold its text form (`str`, `parse`).
 
     mode: "rate" takes `fps` frames per second, "uniform" takes `num_frames` frames in all, "every"
     takes them all.
@@ -58,8 +55,7 @@ class Sampling:
 
     @classmethod
     def parse(cls, text: str) -> Sampling:
-        """Read "1fps", "0.5fps", "uniform:128" or "every" (a slug such as "uniform-128" is accepted
-        too).
+        """Read "1fps", "0.5fps", "uniform:128" or "every", or the slug of one.
 
         Raises ValueError for anything else.
         """
@@ -82,7 +78,7 @@ class Sampling:
 
     @property
     def slug(self) -> str:
-        """The text form with nothing in it that a file name cannot hold: "uniform-128"."""
+        """The text form with only characters that a file name may hold: "uniform-128"."""
         return str(self).replace(":", "-")
 
     def indices(self, num_frames: int, average_fps: float) -> npt.NDArray[np.int64]:

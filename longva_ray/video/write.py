@@ -1,4 +1,10 @@
-"""Frames -> an H.264 file."""
+"""Frames -> a video file: the demo's videos, haystacks, benches and tests.
+
+RGB frames, uint8 Y X C -> an H.264 (or other) file, as a camera might have written it, so whatever
+reads it takes the same path as for real videos. One frame at a time is held in memory.
+
+Not done here: sound. Shapes: Y rows, X columns, C colour channels.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,12 +17,11 @@ import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
 
-
 TIME_BASE = Fraction(1, 90_000)
 """Ticks of the written timestamps: what MPEG uses, exact for 24, 25, 30, 30000/1001... frames/s."""
 
-
 FAST_H264 = {"preset": "superfast", "crf": "23"}
+"""Options of libx264 that favour speed over size."""
 
 
 def write_video(
@@ -35,8 +40,8 @@ def write_video(
     turns the frames; they are stored unturned. `timestamps_s`: one increasing time per frame
     instead of a constant rate. The file appears under its name only when it is complete.
 
-    Raises ValueError for no frame at all, an odd side, frames of different sizes, or a number of
-    times that is not that of the frames.
+    Raises ValueError for no frames, an odd side, frames of different sizes, or more or fewer times
+    than frames.
     """
     path = Path(path)
     rate = Fraction(fps).limit_denominator(100_000)

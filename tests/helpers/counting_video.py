@@ -12,7 +12,6 @@ from longva_ray.video.write import FAST_H264, Frame, write_video
 CODE_SIDE = 4
 """A counting frame's code has this many rows and columns of cells, one bit each."""
 
-
 MAX_COUNT = 2 ** (CODE_SIDE * CODE_SIDE)
 """A counting video has at most this many frames."""
 
@@ -28,7 +27,7 @@ def write_counting_video(
     rotation: int = 0,
     timestamps_s: Iterable[float] | None = None,
 ) -> None:
-    """Write a video whose frame k shows k: `size` is (width, height), the rest `write_video`'s."""
+    """Write a video whose frame k shows k; `size` is (width, height), the rest as `write_video`."""
     if not 1 <= num_frames <= MAX_COUNT:
         raise ValueError(f"a counting video of {num_frames} frames; wanted 1..{MAX_COUNT}")
     write_video(
@@ -45,8 +44,8 @@ def write_counting_video(
 def draw_counting_frame(k: int, size: tuple[int, int]) -> Frame:
     """k as 4 x 4 cells, white for 1, most significant bit first, inside a white frame on gray.
 
-    The code lies in the middle of the picture, where every fitting keeps it, and black and white
-    blocks survive lossy coding and resizing.
+    The code is in the middle of the picture, where every fitting keeps it. Black and white blocks
+    survive lossy coding and resizing.
     """
     width, height = size
     side = int(min(size) * 0.8)

@@ -29,8 +29,6 @@ def cluster(*blocks: bytes) -> bytes:
 
 
 VIDEO = element("A3", b"\x81\0\0\0picture")
-
-
 SOUND = element("A0", element("A1", b"\x83\0\0\0sound"), element("9B", b"\1"))
 
 
@@ -71,6 +69,7 @@ def test_what_is_no_matroska_file_breaks_at_its_beginning(tmp_path: Path) -> Non
 
 
 def test_every_cut_of_a_written_file_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("av")
     path = tmp_path / "clip.mkv"
     write_counting_video(path, 30, 10)
     content = path.read_bytes()

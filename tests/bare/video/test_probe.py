@@ -5,7 +5,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from counting_video import write_counting_video
@@ -13,6 +12,8 @@ from counting_video import write_counting_video
 from longva_ray.video.container import VideoError
 from longva_ray.video.decode import decode_frames
 from longva_ray.video.probe import probe_video
+
+av = pytest.importorskip("av")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
-"""Videos made from nothing, whose content is known: for haystacks, benchmarks and tests.
+"""Videos of numbered scenes, made from nothing, whose content is known: for the benches.
 
-frames Y X C -> a video file (`write_video`); a seed -> a video of numbered scenes and the list of
-what it shows (`write_scene_video`); a number of frames -> a video whose frame k shows k
-(`write_counting_video`, `read_counting_frame`).
+a seed -> an H.264 file and the list of what it shows (`write_scene_video`)
 
-Real encoded files, so whatever reads them takes the same path as for a camera's file. Nothing here
+A real encoded file, so whatever reads it takes the same path as for a camera's file. Nothing here
 resembles the world: the scenes test that pixels arrive, not that a model understands films.
 
 Shapes: Y rows, X columns, C colour channels.
@@ -23,10 +21,8 @@ from longva_ray.video.write import Frame, write_video
 
 SHAPES = ("circle", "square", "triangle")
 
-
 SCENE_SECONDS = 10.0
 """Length of a scene when their number is not given."""
-
 
 LAP_SECONDS = 4.0
 """Time in which a scene's shape crosses the picture and comes back."""
@@ -54,7 +50,7 @@ def plan_scenes(seconds: float, *, scenes: int | None = None, seed: int = 0) -> 
         raise ValueError(f"{total} scenes in {seconds} s; wanted 1..999 scenes and more than 0 s")
     rng = np.random.default_rng(seed)
     numbers = rng.permutation(np.arange(1, 100 if total < 100 else 1000))[:total]
-    # Shuffling a cycle of all colours anew each time around, with no colour twice in a row.
+    # Each cycle holds all colours in a new order, and no colour comes twice in a row.
     colors: list[str] = []
     while len(colors) < total:
         cycle = [str(name) for name in rng.permutation(list(COLORS))]
@@ -74,7 +70,7 @@ def plan_scenes(seconds: float, *, scenes: int | None = None, seed: int = 0) -> 
 def numbered_scenes(
     scenes: list[Scene], *, fps: float, size: tuple[int, int] = (640, 360)
 ) -> Iterator[Frame]:
-    """Draw the scenes one after the other: frames Y X C, `size` is (width, height)."""
+    """Draw the scenes one after another: frames Y X C; `size` is (width, height)."""
     width, height = size
     k = 0
     for scene in scenes:
@@ -82,7 +78,7 @@ def numbered_scenes(
         shape_YX = _shape_mask(scene.shape, max(8, height // 5))
         side = len(shape_YX)
         while k / fps < scene.end_s:
-            # There and back on a straight line, a corner of the shape at 0..1 of the free width.
+            # There and back on a straight line: the shape's left side at 0..1 of the free width.
             lap = (k / fps - scene.start_s) / LAP_SECONDS % 1
             left = round((width - side) * (1 - abs(2 * lap - 1)))
             frame_YXC = still_YXC.copy()
