@@ -1,19 +1,22 @@
-"""How fast a long prompt is read and an answer scored: without a mask over transformers' own way.
+"""How fast a long prompt is read and an answer scored, with and without a mask.
 
     python jobs/bench/answer.py                  one CPU process
     python jobs/bench/answer.py --device cuda    in bfloat16
 
-Layers of Qwen2-0.5B's shape with random weights: time does not depend on what they say. Both kinds
-take turns, and the table shows the median of the ratios of neighbouring runs. Imports no Ray."""
+With a mask is how transformers does it. Layers have Qwen2-0.5B's shape and random weights, since
+time does not depend on what they say. Both kinds take turns, and the table shows the median of the
+ratios of neighbouring runs. Besides this package it needs torch and transformers; only the command
+line needs tyro.
+"""
 
-import argparse
+import dataclasses
 import functools
 import statistics
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
+from timing import alternate, speedup
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.answer.attention import use_cached_attention
@@ -30,6 +33,23 @@ SHAPE: dict[str, Any] = {
 }
 
 
+KINDS = ("with a mask", "without a mask")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure reading a prompt and scoring an answer."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    tokens: tuple[int, ...] = (4_096, 16_384)
+    """Lengths of the prompts."""
+    layers: int = 2
+    answer: int = 8
+    """Tokens of the scored answer."""
+    repeats: int = 3
+    """Rounds of each comparison."""
+
+
 def build(layers: int, device: str, *, cached: bool) -> PreTrainedModel:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -41,51 +61,43 @@ def build(layers: int, device: str, *, cached: bool) -> PreTrainedModel:
     return model
 
 
-def compare(acts: Mapping[str, Callable[[], object]], repeats: int, device: str) -> str:
-    """Median seconds of both acts, and the median ratio of neighbouring runs."""
-    times: dict[str, list[float]] = {name: [] for name in acts}
-    for _ in range(repeats):
-        for name, act in acts.items():
-            started = time.perf_counter()
-            act()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - started)
-    ratio = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
-    cells = "".join(f"{statistics.median(each):>14.3f} s" for each in times.values())
-    return f"{cells}{ratio:>9.2f}x"
+def compare(acts: dict[str, Callable[[], object]], repeats: int, device: str) -> str:
+    """Median seconds of both kinds, and the median ratio of neighbouring runs."""
+    settle = torch.cuda.synchronize if device == "cuda" else lambda: None
+    seconds = alternate(acts, repeats, settle)
+    cells = "".join(f"{statistics.median(seconds[kind]):>14.3f} s" for kind in KINDS)
+    return f"{cells}{speedup(seconds, *KINDS):>9.2f}x"
+
+
+def measure(options: Options) -> None:
+    """Print the table, line by line."""
+    answer = list(range(options.answer))
+    models = {
+        kind: build(options.layers, options.device, cached=kind == "without a mask")
+        for kind in KINDS
+    }
+    print(f"{'':<40}" + "".join(f"{kind:>16}" for kind in KINDS) + f"{'ratio':>10}")
+    for tokens in options.tokens:
+        prompt = torch.randn(1, tokens, SHAPE["hidden_size"]).to(
+            options.device, models[KINDS[0]].dtype
+        )
+        reading: dict[str, Callable[[], object]] = {
+            kind: functools.partial(prefill, model, prompt, chunk=2048)
+            for kind, model in models.items()
+        }
+        scoring: dict[str, Callable[[], object]] = {
+            kind: functools.partial(score_answer, model, prefill(model, prompt, chunk=2048), answer)
+            for kind, model in models.items()
+        }
+        for what, acts in (("read", reading), (f"{len(answer)} tokens scored", scoring)):
+            cells = compare(acts, options.repeats, options.device)
+            print(f"{tokens:>7} tokens, {what:<24}{cells}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[4_096, 16_384])
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--answer", type=int, default=8, help="tokens of the scored answer")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    device, answer = options.device, list(range(options.answer))
-    models = {
-        name: build(options.layers, device, cached=name == "without a mask")
-        for name in ("with a mask", "without a mask")
-    }
-    print(f"{'':<40}" + "".join(f"{name:>16}" for name in models) + f"{'ratio':>10}")
-    for tokens in options.tokens:
-        prompt = torch.randn(1, tokens, SHAPE["hidden_size"]).to(
-            device, models["with a mask"].dtype
-        )
-        prompts = {name: prefill(model, prompt, chunk=2048) for name, model in models.items()}
-        reading = {
-            name: functools.partial(prefill, model, prompt, chunk=2048)
-            for name, model in models.items()
-        }
-        scoring = {
-            name: functools.partial(score_answer, model, prompts[name], answer)
-            for name, model in models.items()
-        }
-        for what, acts in (("read", reading), (f"{len(answer)} tokens scored", scoring)):
-            cells = compare(acts, options.repeats, device)
-            print(f"{tokens:>7} tokens, {what:<24}{cells}")
+    import tyro
+
+    measure(tyro.cli(Options))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Peak memory of a training step, measured against `longva plan`'s formulas.
+"""Predicted and measured peak memory of a training step: `longva plan`'s formulas, checked.
 
     python jobs/bench/memory.py                  small model on a CPU, every live tensor counted
     python jobs/bench/memory.py --device cuda    two layers of Qwen2-7B, as the allocator saw it
 
 Activations only, in one process: weights, gradients and optimizer states are there before the step
-and follow from their number. Imports nothing but torch, transformers and rich besides this package.
+and follow from their number. Besides this package it needs torch, transformers and rich; only the
+command line needs tyro.
 """
 
-import argparse
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from memory_measure import measured_activations
 from rich.console import Console
@@ -21,7 +21,6 @@ from longva_ray.settings.training import TrainConfig
 
 MIB = 2**20
 
-
 SMALL: dict[str, Any] = {
     "vocab_size": 4_096,
     "hidden_size": 128,
@@ -30,7 +29,6 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
 }
-
 
 QWEN2_7B_IN_PART: dict[str, Any] = {
     "vocab_size": 152_064,
@@ -41,7 +39,6 @@ QWEN2_7B_IN_PART: dict[str, Any] = {
     "num_key_value_heads": 4,
 }
 
-
 SWITCHES: dict[str, dict[str, Any]] = {
     "nothing": {"checkpoint_activations": False, "tiled_loss": False},
     "checkpoints": {"tiled_loss": False},
@@ -50,8 +47,14 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "the same, tiled MLPs": {"tile_mlps": True},
 }
 
-
 OFFLOADED = {"offload to the host": {"offload_activations": True, "tile_mlps": True}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Compare predicted with measured memory."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 def make_setup(
@@ -74,25 +77,29 @@ def make_setup(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    device = parser.parse_args().device
-    on_gpu = device == "cuda"
+def measure(options: Options) -> Table:
+    on_gpu = options.device == "cuda"
     config = Qwen2Config(**(QWEN2_7B_IN_PART if on_gpu else SMALL))
     dtype, lengths = ("bfloat16", (8_192, 16_384)) if on_gpu else ("float32", (512, 1_024))
-    table = Table(title=f"activations of a step, {dtype} on {device}, MiB measured / planned")
+    title = f"activations of a step, {dtype} on {options.device}, MiB measured / planned"
+    table = Table(title=title)
     for column in ("switches on", *(f"{n:,} tokens" for n in lengths), "slope, planned/measured"):
         table.add_column(column)
     for name, switches in (SWITCHES | (OFFLOADED if on_gpu else {})).items():
         setup = make_setup(config, dtype, lengths[0] // 4, switches)
-        measured = [measured_activations(setup, config, n, device=device) for n in lengths]
+        measured = [measured_activations(setup, config, n, device=options.device) for n in lengths]
         planned = [peak(activation_terms(setup, n))[0] for n in lengths]
         slope = (planned[1] - planned[0]) / (measured[1] - measured[0])
         pairs = zip(measured, planned, strict=True)
         cells = (f"{m / MIB:,.1f} / {p / MIB:,.1f}" for m, p in pairs)
         table.add_row(name, *cells, f"{slope:.3f}")
-    Console().print(table)
+    return table
+
+
+def main() -> None:
+    import tyro
+
+    Console().print(measure(tyro.cli(Options)))
 
 
 if __name__ == "__main__":

@@ -3,23 +3,21 @@
     python jobs/bench/ring.py                  two CPU processes over gloo, one thread each
     python jobs/bench/ring.py --device cuda    the same, and what one GPU can say about eight
 
-Absolute times depend on the machine and on whatever else it does, so candidates take turns and the
-table shows the median of the ratios of neighbouring runs. Imports nothing but torch and
-transformers besides `longva_ray.ring` and `longva_ray.lm.loss`, so it runs on a bare GPU box.
+Absolute times depend on the machine and on its other work, so candidates take turns and the table
+shows the median of the ratios of neighbouring runs. Besides this package it needs torch and
+transformers; only the command line needs tyro.
 """
 
-import argparse
+import dataclasses
 import functools
-import multiprocessing
 import resource
 import statistics
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from processes import spawn
 from timing import (
     GIB,
     AttentionShape,
@@ -32,6 +30,7 @@ from timing import (
     sdpa,
     speedup,
 )
+from torch_ring import torch_ring
 
 from longva_ray.lm.loss import TILE_BYTES
 from longva_ray.ring.attention import Ring, Schedule, ring_attention
@@ -40,57 +39,19 @@ from longva_ray.ring.plan import ring_blocks
 
 SCHEDULES: tuple[Schedule, ...] = ("ring", "all_gather")
 
-
 QWEN2_7B_LOSS = LossShape(tokens=32_768, width=3_584, words=152_064)
 
 
-def torch_ring(tensors: list[torch.Tensor]) -> None:
-    """Forward and backward of torch's own zigzag ring, private and without autograd on CPU."""
-    from torch.distributed.tensor.experimental._context_parallel import _attention as private
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure ring attention and the tiled loss."""
 
-    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-    group, (q, k, v, grad) = dist.group.WORLD, tensors
-    assert group is not None
-    with torch.no_grad():
-        out, lse = private._templated_ring_attention(
-            group, 2, forward, q, k, v, is_causal=True, dropout_p=0.0
-        )
-        private._templated_ring_attention_backward(
-            group, 2, backward, grad, "grad_out", q, k, v, out, lse, True, dropout_p=0.0
-        )
-
-
-# --- several CPU processes ------------------------------------------------------------------------
-
-
-def spawn(world_size: int, job: Callable[..., Any], *args: Any) -> Any:
-    """What `job(*args)` returns on rank 0 of `world_size` gloo processes of one thread each."""
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        processes = [
-            context.Process(target=_process, args=(rank, world_size, folder, job, args))
-            for rank in range(world_size)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        exit_codes = [process.exitcode for process in processes]
-        if any(exit_codes):
-            raise RuntimeError(f"{job.__name__} failed with exit codes {exit_codes}")
-        return torch.load(Path(folder) / "result.pt", weights_only=False)
-
-
-def _process(rank: int, world_size: int, folder: str, job: Callable[..., Any], args: Any) -> None:
-    torch.set_num_threads(1)
-    rendezvous = (Path(folder) / "rendezvous").as_uri()
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
-    result = job(*args)
-    if rank == 0:
-        torch.save(result, Path(folder) / "result.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda measures what one GPU can say, too."""
+    tokens: int = 8_192
+    """Length of the sequence of the CPU comparison."""
+    repeats: int = 5
+    """Rounds of each comparison."""
 
 
 def time_schedules(shape: AttentionShape, repeats: int) -> Seconds:
@@ -106,7 +67,8 @@ def time_schedules(shape: AttentionShape, repeats: int) -> Seconds:
         runs[schedule] = functools.partial(
             attend, functools.partial(ring_attention, ring=ring), share
         )
-    runs["torch ring"] = functools.partial(torch_ring, share)
+    assert dist.group.WORLD is not None
+    runs["torch ring"] = functools.partial(torch_ring, dist.group.WORLD, *share)
     return alternate(runs, repeats, dist.barrier)
 
 
@@ -207,12 +169,8 @@ def rounding_rows() -> list[Row]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tokens", type=int, default=8_192, help="sequence of the CPU comparison")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison")
-    options = parser.parse_args()
+def measure(options: Options) -> list[Row]:
+    """The whole table."""
     attention = AttentionShape(options.tokens, heads=4, key_heads=2, head_dim=64)
     rows = cpu_rows(attention, LossShape(4_096, 512, 16_000), options.repeats)
     rows += [*balance_rows(), *rounding_rows()]
@@ -220,11 +178,15 @@ def main() -> None:
         from ring_gpu import gpu_rows
 
         large = AttentionShape(32_768, heads=28, key_heads=4, head_dim=128)
-        rows += gpu_rows(large, QWEN2_7B_LOSS, options.repeats, options.device)
-    else:
-        why = "no CUDA device here" if options.device == "cuda" else "asked for by --device cuda"
-        rows.append(Row("one GPU: kernels, one rank of 8, loss, step", f"not measured ({why})"))
-    for row in rows:
+        return rows + gpu_rows(large, QWEN2_7B_LOSS, options.repeats, options.device)
+    why = "no CUDA device here" if options.device == "cuda" else "--device cuda does"
+    return [*rows, Row("one GPU: kernels, one rank of 8, loss, step", f"not measured ({why})")]
+
+
+def main() -> None:
+    import tyro
+
+    for row in measure(tyro.cli(Options)):
         print(f"{row.what:<72} {row.measured:<44} {row.wanted}".rstrip())
 
 

@@ -1,8 +1,8 @@
-"""What one GPU can say about eight: the part of `bench_ring.py` behind `--device cuda`.
+"""What one GPU can say about eight: what `ring.py` measures with `--device cuda`.
 
-Block kernels against torch's SDPA, the kernel calls of one rank of eight replayed without the other
-seven, the tiled loss at the size of a 7B model, and the activation memory of a training step of the
-Qwen2-7B shape, measured on few layers and extrapolated to all.
+The block kernel against torch's SDPA, the kernel calls of one rank of eight replayed without the
+other seven, the tiled loss at the size of a 7B model, and the activation memory of a training step
+of Qwen2-7B's shape, measured on few layers and extrapolated to all.
 """
 
 import functools
@@ -53,7 +53,7 @@ def gpu_kernel_rows(shape: AttentionShape, repeats: int, device: str) -> list[Ro
 
 
 def replay(blocks: tuple[Block | None, ...], share: list[torch.Tensor]) -> None:
-    """Kernel calls, merges and sums of one rank; its own keys stand in for those to arrive."""
+    """Kernel calls, merges and sums of one rank; local keys stand in for those of other ranks."""
     q, k, v, grad_out = share
     kernel, scale = choose_kernel(q.device.type), q.shape[-1] ** -0.5
     exact = accumulate_dtype(q.dtype)
@@ -124,7 +124,7 @@ def gpu_step_rows(device: str) -> list[Row]:
 
 def training_step(num_layers: int, tokens: int, device: str) -> Callable[[], None]:
     """A forward and backward pass of the 7B shape with few layers, its gradients preallocated."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen2Config
 
     from longva_ray.ring.hf import NAME, register, ring_inputs
     from longva_ray.ring.keep import keep_ring_forward
@@ -139,7 +139,7 @@ def training_step(num_layers: int, tokens: int, device: str) -> Callable[[], Non
         num_key_value_heads=4,
     )
     with torch.device(device):
-        model = Qwen2ForCausalLM._from_config(
+        model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation=NAME
         )
     model.train().activation_checkpointing_enable(

@@ -1,5 +1,4 @@
-"""What the benches share: shapes, alternating timing, rows of their tables, and the plain
-references that they compare with."""
+"""What the benches share: sizes of inputs, timing in turns, and the plain code to compare with."""
 
 import dataclasses
 import functools
@@ -15,8 +14,8 @@ from longva_ray.lm.loss import linear_cross_entropy
 
 GIB = 2**30
 
-
 Seconds = dict[str, list[float]]
+"""Of each candidate, round by round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +85,8 @@ def alternate(
 ) -> Seconds:
     """Seconds of each candidate in each round, after one round that is not counted.
 
-    Each round begins with the next candidate: what one leaves behind, in caches and in the
-    allocator, meets another one every time.
+    Each round starts with the next candidate, so what one leaves in caches and in the allocator
+    affects a different one each time. `settle` runs before each clock reading.
     """
     seconds: Seconds = {name: [] for name in candidates}
     names = list(candidates)

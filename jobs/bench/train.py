@@ -4,9 +4,10 @@
     python jobs/bench/train.py --model HuggingFaceTB/SmolLM2-135M-Instruct --tokens 32768 \\
         --workers 8 --gpus-per-worker 1 --dtype bfloat16 --zero-stage 1 --checkpoint-activations
 
-Every row trains the same architecture, from random weights, on the same sequences, and differs only
+Every row trains the same architecture, from random weights, on the same sequences. Rows differ only
 in how workers share them: one worker alone, all of them as one ring, all of them apart. So one
-worker must have room for the model."""
+worker must have room for the model.
+"""
 
 import json
 import logging
@@ -72,7 +73,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run: how workers shared the sequences, and what came of it."""
+    """One run: how workers shared the sequences, and how fast it was."""
 
     how: str
     workers: int
@@ -95,7 +96,7 @@ def write_model(folder: Path) -> str:
 
 
 def write_shards(options: Options, base: str, folder: Path) -> str:
-    """As many sequences as are trained on; all tokenizers agree about such simple words."""
+    """As many sequences as are trained on, in words that all tokenizers cut alike."""
     phrase, phrase_tokens = "the star red. ", 4
     rows = options.steps * options.workers + 1
     text = phrase * (rows * options.tokens // phrase_tokens + 1)

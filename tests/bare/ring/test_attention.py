@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from ring_reference import attention_and_gradients, random_inputs, relative_error
+from torch_ring import torch_ring
 from worker_pool import WorkerPool
 
 from longva_ray.ring.attention import Ring, Schedule, ring_attention
 from longva_ray.ring.layout import ZigzagLayout
 
 SCHEDULES = ("ring", "all_gather")
-
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -25,7 +25,7 @@ def attend(
     """Job: this rank's share of out, dq, dk, dv."""
     layout = ZigzagLayout(document_lengths=documents, world_size=dist.get_world_size(group))
     ring = Ring(layout=layout, group=group, schedule=schedule)
-    # Padding rows get a gradient too: whatever they do must stay among themselves.
+    # Padding rows get a gradient too, which must not reach other rows.
     q, k, v, grad_out = (layout.split(t, ring.rank, dim=2, pad_value=1.0) for t in whole)
     q, k, v = (t.requires_grad_() for t in (q, k, v))
     out = ring_attention(q, k, v, ring, scale=scale)
@@ -144,44 +144,16 @@ def test_point_to_point_repeats_bit_for_bit(pool: WorkerPool, world: int) -> Non
     assert pool.run(repeat, world, 200) == [[]] * world
 
 
-def torch_ring(
+def inside_torch(
     group: dist.ProcessGroup, whole: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, ...]:
-    """Job: the same by torch's own private ring, which knows one document of fitting length."""
-    from torch.distributed.tensor.experimental._context_parallel import _attention as private
-
+    """Job: the same by torch's private ring, which knows one document of fitting length."""
     layout = ZigzagLayout(
         document_lengths=(whole[0].shape[2],), world_size=dist.get_world_size(group)
     )
     rank = dist.get_rank(group)
-    q, k, v, grad_out = (layout.split(t, rank, dim=2, pad_value=0.0) for t in whole)
-    aten = torch.ops.aten
-    with torch.no_grad():
-        out, lse = private._templated_ring_attention(
-            group,
-            2,
-            aten._scaled_dot_product_flash_attention_for_cpu.default,
-            q,
-            k,
-            v,
-            is_causal=True,
-            dropout_p=0.0,
-        )
-        grads = private._templated_ring_attention_backward(
-            group,
-            2,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
-            grad_out,
-            "grad_out",
-            q,
-            k,
-            v,
-            out,
-            lse,
-            True,
-            dropout_p=0.0,
-        )
-    return out, *grads
+    share = (layout.split(t, rank, dim=2, pad_value=0.0) for t in whole)
+    return torch_ring(group, *share)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -189,7 +161,7 @@ def torch_ring(
 def test_agrees_with_the_ring_inside_torch(pool: WorkerPool, world: int, schedule: str) -> None:
     whole = random_inputs(64, heads=4, key_heads=2, dtype=torch.float32)
     layout = ZigzagLayout(document_lengths=(64,), world_size=world)
-    shares = pool.run(torch_ring, world, whole)
+    shares = pool.run(inside_torch, world, whole)
     theirs = tuple(layout.merge(list(parts), dim=2) for parts in zip(*shares, strict=True))
     assert_close(run_ring(pool, world, whole, (64,), schedule), theirs, 1e-5)
 
