@@ -18,10 +18,10 @@ from longva_ray.settings.training import AlignConfig, ExtendConfig
 def tiny() -> Recipe:
     """longva-tiny: a model that this package carries and `jobs/reproduce.py` makes. 0.4M parameters
     and a tower of 0.3M, 56-pixel frames, 4 tokens a frame, a world of coloured things."""
-    from longva_ray.tiny.text_stages import TEXT_STAGES, TWO_CPU_WORKERS, niah_config
-    from longva_ray.tiny.vision_stages import vniah_config
+    from longva_ray.tiny.curriculum import LESSONS, TWO_CPU_WORKERS, niah_config
+    from longva_ray.tiny.image_sets import vniah_config
 
-    extend = TEXT_STAGES[-1]
+    extend = LESSONS[-1]
     alignment: dict[str, Any] = {
         **TWO_CPU_WORKERS,
         "ring_size": 1,  # a row for each: rows are too short to be worth a ring

@@ -28,15 +28,16 @@ from PIL import Image
 from longva_ray.files.folder import write_once
 from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
+from longva_ray.tiny.curriculum import PRETRAINED_TOKENS
 from longva_ray.tiny.drawing import Frame, draw_small
-from longva_ray.tiny.text import most_exchanges, needles_among_shapes
-from longva_ray.tiny.text_stages import PRETRAINED_TOKENS
+from longva_ray.tiny.told_scenes import most_exchanges
 from longva_ray.tiny.world import (
     Exchange,
     Scene,
     ask_everything,
     ask_several,
     describe,
+    needles_among_shapes,
     random_scene,
 )
 

@@ -154,6 +154,18 @@ def random_scene(rng: random.Random, kinds: Sequence[Kind] = ("shape", "letter",
     return Scene(rng.choice(list(COLOURS)), rng.choice(things))
 
 
+def needles_among_shapes(rng: random.Random, num_scenes: int) -> list[Scene]:
+    """Shapes, and letters and digits, each at most once, at random places; half of the time one,
+    since only of a single one it can be asked which it is."""
+    scenes = [random_scene(rng, ("shape",)) for _ in range(num_scenes)]
+    most = min(num_scenes, len(LETTERS) + len(DIGITS))
+    num_needles = 1 if rng.random() < 0.5 else rng.randint(1, most)
+    needles = rng.sample([*LETTERS, *DIGITS], num_needles)
+    for place, thing in zip(rng.sample(range(num_scenes), num_needles), needles, strict=True):
+        scenes[place] = Scene(scenes[place].colour, thing)
+    return scenes
+
+
 def ask_colour(scenes: Sequence[Scene], thing: str) -> Exchange:
     """What colour is the thing? Needs a thing that occurs once or never."""
     shown = _only(scenes, lambda scene: scene.thing == thing, f"the {thing}")

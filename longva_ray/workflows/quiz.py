@@ -23,7 +23,6 @@ from longva_ray.lm.load import load_frame_encoder
 from longva_ray.progress import Progress
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.tiny.drawing import draw_small
-from longva_ray.tiny.text import needles_among_shapes
 from longva_ray.tiny.world import (
     MOST_CAPTIONED,
     TOKENS_A_SCENE,
@@ -31,6 +30,7 @@ from longva_ray.tiny.world import (
     Scene,
     ask_everything,
     forms,
+    needles_among_shapes,
 )
 
 _LONGEST_ANSWER = 12  # tokens, but for what tells everything

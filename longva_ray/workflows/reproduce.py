@@ -1,6 +1,6 @@
 """How longva-tiny is made and tested: every stage of the paper in miniature, in one folder.
 
-    text/ -> shards/ -> runs/{look_back,pretrain,extend}            language models (section 3.1)
+    text/ -> shards/ -> runs/{induction,pretrain,extend}            language models (section 3.1)
     niah/                                                           needles in text (Appendix A)
     tower/, images/ -> shards/ -> runs/*-{projector,all}            three aligned models (3.2)
     vniah/                                                          needles in video (Figure 4)
@@ -8,7 +8,7 @@
 LongVA (AnyRes) differs from LongVA in how it was shown images, and for that reason in which (of few
 cells only); the model of short context in its language model alone, which was not extended. The
 RoPE bases are tried on that one without training. What this does not do: choose how stages are
-trained (`text_stages`, `vision_stages`, and the recipe do).
+trained (`tiny.curriculum`, `tiny.image_sets` and the recipe do).
 """
 
 from __future__ import annotations
@@ -29,15 +29,25 @@ from longva_ray.files.folder import write_once
 from longva_ray.lm.join import assemble_longva
 from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import TrainConfig
-from longva_ray.tiny.images import SAMPLES_FILE, write_captions, write_conversations
-from longva_ray.tiny.text import write_corpus, write_essays
-from longva_ray.tiny.text_stages import (
+from longva_ray.tiny.corpus import write_corpus
+from longva_ray.tiny.curriculum import (
     EXTENDED_TOKENS,
+    LESSONS,
     PRETRAINED_TOKENS,
-    TEXT_STAGES,
     niah_config,
     write_base,
 )
+from longva_ray.tiny.essays import write_essays
+from longva_ray.tiny.image_sets import (
+    CAPTIONS,
+    CONVERSATIONS,
+    FRAMES,
+    NEEDLES,
+    SEEDS,
+    SMALL_CONVERSATIONS,
+    vniah_config,
+)
+from longva_ray.tiny.images import SAMPLES_FILE, write_captions, write_conversations
 from longva_ray.tiny.tower import (
     TowerTraining,
     accuracy,
@@ -47,15 +57,6 @@ from longva_ray.tiny.tower import (
     tower_config,
 )
 from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
-from longva_ray.tiny.vision_stages import (
-    CAPTIONS,
-    CONVERSATIONS,
-    FRAMES,
-    NEEDLES,
-    SEEDS,
-    SMALL_CONVERSATIONS,
-    vniah_config,
-)
 from longva_ray.train.run.launch import train_to_end
 from longva_ray.train.stages.alignment import VisionStage
 from longva_ray.train.stages.text import TextStage
@@ -117,7 +118,7 @@ IMAGES = (
 )
 
 
-class Workshop:
+class Reproduction:
     """The folder in which everything is made, step by step."""
 
     def __init__(self, out: Path, recipe: Recipe, seed: int) -> None:
@@ -134,7 +135,7 @@ class Workshop:
     def make_all(self) -> None:
         """Every stage in order. Raises ValueError for one that does not come to its end."""
         self._check_settings()
-        for plan_number in range(len(TEXT_STAGES)):
+        for plan_number in range(len(LESSONS)):
             self._text_stage(plan_number)
         self._test_text()
         self._images()
@@ -146,7 +147,7 @@ class Workshop:
         """Keep what decides the data, or compare it with what the folder was begun with."""
         settings = {
             "seed": self._seed,
-            "corpora": [dataclasses.asdict(plan.corpus) for plan in TEXT_STAGES],
+            "corpora": [dataclasses.asdict(plan.corpus) for plan in LESSONS],
             "images": [dataclasses.asdict(images) for images, _, _ in IMAGES],
             "tower": tower_config().to_diff_dict(),
             "tower_training": dataclasses.asdict(TowerTraining(seed=self._seed)),
@@ -161,12 +162,12 @@ class Workshop:
             )
 
     def _text_stage(self, number: int) -> None:
-        plan, out = TEXT_STAGES[number], self._out
+        plan, out = LESSONS[number], self._out
         base = out / "base"
         if number == 0:
             write_base(base)
         else:
-            base = self._model(TEXT_STAGES[number - 1].name)
+            base = self._model(LESSONS[number - 1].name)
         texts, shards = out / "text" / f"{plan.name}.jsonl", str(out / "shards" / plan.name)
         write_once(texts, lambda path: write_corpus(plan.corpus, 100 * self._seed + number, path))
         prepare_text([str(texts)], output=shards, checkpoint=str(base), config=plan.text)

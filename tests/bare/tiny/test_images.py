@@ -16,6 +16,8 @@ from longva_ray.data.images.chat import parse_sample, read_samples
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.lm.load import load_longva_config
 from longva_ray.recipes import checkpoint_of, get_recipe
+from longva_ray.tiny.curriculum import EXTENDED_TOKENS, PRETRAINED_TOKENS
+from longva_ray.tiny.image_sets import CAPTIONS, CONVERSATIONS
 from longva_ray.tiny.images import (
     SAMPLES_FILE,
     ImageSet,
@@ -23,8 +25,6 @@ from longva_ray.tiny.images import (
     write_captions,
     write_conversations,
 )
-from longva_ray.tiny.text_stages import EXTENDED_TOKENS, PRETRAINED_TOKENS
-from longva_ray.tiny.vision_stages import CAPTIONS, CONVERSATIONS
 from longva_ray.tiny.world import COLOURS, Scene
 from longva_ray.vision.unires import split_image
 

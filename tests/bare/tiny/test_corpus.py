@@ -10,37 +10,38 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from longva_ray.tiny.text import Corpus, Document, documents, write_corpus, write_essays
-from longva_ray.tiny.text_stages import write_base
+from longva_ray.tiny.corpus import CorpusPlan, LabelledText, documents, write_corpus
+from longva_ray.tiny.curriculum import write_base
+from longva_ray.tiny.essays import write_essays
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
 DOMAINS = ("recitals", "figures", "lists", "numbers", "essays", "chats")
 
 
-CORPUS = Corpus(
+CORPUS = CorpusPlan(
     num_tokens=60_000, shortest=64, longest=256, shares=tuple((name, 1 / 6) for name in DOMAINS)
 )
 
 
 @pytest.fixture(scope="module")
-def corpus() -> list[Document]:
+def corpus() -> list[LabelledText]:
     return list(documents(CORPUS, seed=1))
 
 
-def labelled(document: Document) -> list[str]:
+def labelled(document: LabelledText) -> list[str]:
     return [document.text[start:stop] for start, stop in document.labels]
 
 
-def of(corpus: list[Document], domain: str) -> list[Document]:
+def of(corpus: list[LabelledText], domain: str) -> list[LabelledText]:
     return [document for document in corpus if document.domain == domain]
 
 
-def test_a_seed_decides_everything(corpus: list[Document]) -> None:
+def test_a_seed_decides_everything(corpus: list[LabelledText]) -> None:
     assert list(documents(CORPUS, seed=1)) == corpus
     assert next(documents(CORPUS, seed=2)) != corpus[0]
 
 
-def test_sizes_and_shares(corpus: list[Document]) -> None:
+def test_sizes_and_shares(corpus: list[LabelledText]) -> None:
     tokenizer = tiny_tokenizer()
     lengths = [len(tokenizer.encode(document.text)) for document in corpus]
     assert CORPUS.num_tokens <= sum(lengths) < CORPUS.num_tokens + 2 * CORPUS.longest
@@ -51,7 +52,9 @@ def test_sizes_and_shares(corpus: list[Document]) -> None:
     assert all(document.labels for document in corpus)
 
 
-def test_a_label_of_a_list_is_the_colour_the_thing_was_listed_with(corpus: list[Document]) -> None:
+def test_a_label_of_a_list_is_the_colour_the_thing_was_listed_with(
+    corpus: list[LabelledText],
+) -> None:
     tellings = set()
     for document in of(corpus, "lists"):
         before = "a " if document.text.startswith(" a ") else ""
@@ -66,7 +69,7 @@ def test_a_label_of_a_list_is_the_colour_the_thing_was_listed_with(corpus: list[
 
 
 @pytest.mark.parametrize("domain", ["numbers", "essays"])
-def test_a_labelled_number_stands_in_the_text(corpus: list[Document], domain: str) -> None:
+def test_a_labelled_number_stands_in_the_text(corpus: list[LabelledText], domain: str) -> None:
     for document in of(corpus, domain):
         hidden = document.text.split("\n", 1)[0]
         for label in labelled(document):
@@ -75,7 +78,7 @@ def test_a_labelled_number_stands_in_the_text(corpus: list[Document], domain: st
             assert number.group() in hidden
 
 
-def test_labels_of_a_chat_are_the_answers(corpus: list[Document]) -> None:
+def test_labels_of_a_chat_are_the_answers(corpus: list[LabelledText]) -> None:
     for document in of(corpus, "chats"):
         assert document.text.count("<|im_start|>assistant\n") == len(document.labels)
         for start, stop in document.labels:
@@ -83,7 +86,7 @@ def test_labels_of_a_chat_are_the_answers(corpus: list[Document]) -> None:
             assert document.text[start:stop].endswith("<|im_end|>")
 
 
-def test_labels_of_a_recital_were_said_before(corpus: list[Document]) -> None:
+def test_labels_of_a_recital_were_said_before(corpus: list[LabelledText]) -> None:
     tokenizer = tiny_tokenizer()
     for document in of(corpus, "recitals"):
         for start, stop in document.labels[:20]:
@@ -103,9 +106,9 @@ def test_files(tmp_path: Path) -> None:
 
 def test_shares_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"add up to 1, got \{'lists': 0.5\}"):
-        Corpus(num_tokens=1, shortest=64, longest=64, shares=(("lists", 0.5),))
+        CorpusPlan(num_tokens=1, shortest=64, longest=64, shares=(("lists", 0.5),))
     with pytest.raises(ValueError, match="48 <= shortest"):
-        Corpus(num_tokens=1, shortest=8, longest=64, shares=(("lists", 1.0),))
+        CorpusPlan(num_tokens=1, shortest=8, longest=64, shares=(("lists", 1.0),))
 
 
 def test_a_checkpoint_keeps_its_tokenizer(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The vision half of longva-tiny: which images each stage of alignment shows, and the V-NIAH grid.
 
 Images have at most `LONGEST_IMAGE` cells, and with its questions no conversation is longer than
-what the language model was pretrained on (`text_stages.PRETRAINED_TOKENS`): alignment stretches no
+what the language model was pretrained on (`curriculum.PRETRAINED_TOKENS`): alignment stretches no
 context. The longest haystack that fits into the extended one is ten times as long as such an image.
 How the stages are trained is in the recipe (`longva_ray.recipes.tiny`), as for every other model.
 """

@@ -1,8 +1,8 @@
 """The text half of longva-tiny: which text each stage reads, and how it is trained on it.
 
-    TEXT_STAGES: look_back -> pretrain -> extend      each starts from the weights of the one before
+    LESSONS: induction -> pretrain -> extend      each starts from the weights of the one before
 
-`look_back` makes the circuit that everything else needs: recitals alone, short, a few hundred
+`induction` makes the circuit that everything else needs: recitals alone, short, a few hundred
 steps. `pretrain` adds lists, numbers, essays and chats of at most `PRETRAINED_TOKENS`. `extend` is
 stage one of the paper in miniature: the RoPE base goes up, documents grow to `EXTENDED_TOKENS`, and
 two workers share each row as one ring.
@@ -21,7 +21,7 @@ from typing import Any
 from longva_ray.settings.data import TextDataConfig
 from longva_ray.settings.needles import NiahConfig
 from longva_ray.settings.training import ExtendConfig
-from longva_ray.tiny.text import Corpus
+from longva_ray.tiny.corpus import CorpusPlan
 from longva_ray.tiny.tokenizer import CITIES, TINY_VOCABULARY_SIZE, tiny_tokenizer
 
 PRETRAINED_TOKENS = 160
@@ -50,11 +50,11 @@ TWO_CPU_WORKERS: Mapping[str, Any] = MappingProxyType(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextStagePlan:
+class Lesson:
     """One stage: its text, how the text is packed, and how it is trained on."""
 
     name: str
-    corpus: Corpus
+    corpus: CorpusPlan
     sequence_length: int
     training: ExtendConfig
 
@@ -74,10 +74,10 @@ class TextStagePlan:
         )
 
 
-TEXT_STAGES = (
-    TextStagePlan(
-        name="look_back",
-        corpus=Corpus(
+LESSONS = (
+    Lesson(
+        name="induction",
+        corpus=CorpusPlan(
             num_tokens=1_300_000,
             shortest=60,
             longest=64,
@@ -98,9 +98,9 @@ TEXT_STAGES = (
             from_scratch=True,
         ),
     ),
-    TextStagePlan(
+    Lesson(
         name="pretrain",
-        corpus=Corpus(
+        corpus=CorpusPlan(
             num_tokens=10_000_000,
             shortest=96,
             longest=PRETRAINED_TOKENS,
@@ -126,9 +126,9 @@ TEXT_STAGES = (
             max_tokens=512,
         ),
     ),
-    TextStagePlan(
+    Lesson(
         name="extend",
-        corpus=Corpus(
+        corpus=CorpusPlan(
             num_tokens=9_900_000,
             shortest=250,
             longest=EXTENDED_TOKENS - 24,
@@ -160,7 +160,7 @@ TEXT_STAGES = (
 def niah_config(essays: str | None = None) -> NiahConfig:
     """The needle test of Appendix A in the tiny language, up to eight times the pretraining.
 
-    `essays` is a folder of `tiny.text.write_essays`; the package's own are in English.
+    `essays` is a folder of `tiny.essays.write_essays`; the package's own are in English.
     """
     return NiahConfig(
         dtype="float32",
