@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from longva_ray.lm.loss import linear_cross_entropy
 from longva_ray.lm.tiled_mlp import tile_mlps
 from longva_ray.planner.memory import Setup
-from longva_ray.ring.attention import Ring, Schedule
+from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME, register, ring_inputs
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.train.activations import checkpoint_activations
@@ -96,9 +96,8 @@ def measured_activations(setup: Setup, config: Any, tokens: int, *, device: str 
 
 
 def _step(model: PreTrainedModel, ids: torch.Tensor, setup: Setup) -> None:
-    schedule: Schedule = "all_gather" if setup.all_gather else "ring"
     layout = ZigzagLayout(document_lengths=(ids.shape[1],), world_size=1)
-    inputs = ring_inputs(model, Ring(layout=layout, schedule=schedule))
+    inputs = ring_inputs(model, Ring(layout=layout, schedule=setup.train.ring_schedule))
     hidden = model.get_decoder()(input_ids=ids, **inputs).last_hidden_state
     weight = model.get_output_embeddings().weight
     if setup.tiled_loss:

@@ -29,7 +29,6 @@ from longva_ray.settings.training import TrainConfig
 
 GIB = 2**30
 
-
 RESERVE_BYTES = 3 * GIB // 2
 """Set aside on every GPU for the CUDA context and the buffers of NCCL."""
 
@@ -101,12 +100,11 @@ class Setup:
     model: ModelShape
     gpus: int
     train: TrainConfig
-    """Read for dtype, ZeRO, offload, checkpoints and MLP tiles; not for the number of workers."""
+    """Read for dtype, ZeRO, offload, checkpoints, MLP tiles and the ring's schedule; not for the
+    number of workers."""
     ring_size: int
     keep_ring: bool = True
     tiled_loss: bool = True
-    all_gather: bool = False
-    """The all-gather schedule of `ring.attention` instead of the point-to-point one."""
     tile_tokens: int = TILE_TOKENS
     tile_from: int = MIN_TOKENS
     """Tokens of an MLP tile, and tokens from which on tiles are cut (`lm.tiled_mlp`)."""
@@ -313,7 +311,7 @@ def _keys_on_the_way(setup: Setup, k: int) -> float:
     on one rank, and with the CPU kernel, it allocates other things).
     """
     b, ring = setup.itemsize, setup.ring_size
-    if setup.all_gather and ring > 1:
+    if setup.train.ring_schedule == "all_gather" and ring > 1:
         return 2 * 2 * ring * k * (b + 4)
     return 16 * k + (4 * b * k if ring > 1 else 0)
 

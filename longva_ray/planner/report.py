@@ -5,7 +5,6 @@ line. Reads configs only: no weights, no network.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from longva_ray.planner.memory import GIB, Budget, ModelShape, Setup, longest, peak, terms
+from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import ExtendConfig
+
+PAPERS_MODEL = "lmms-lab/LongVA-7B"
+"""On the hub; its architecture is the default of `LongVAConfig`, so nothing is fetched."""
 
 _UNITS = {"MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -51,30 +54,28 @@ def bytes_of(text: str) -> float:
     return float(match[1]) * _UNITS[match[2].upper()]
 
 
-def text_config(recipe: str, model: str | None) -> Any:
-    """Config of the language model to be trained.
+def text_config(model: str | None) -> Any:
+    """Config of the language model in a folder, LongVA or plain; of the paper's by its name.
 
-    Raises ValueError for a recipe whose config is only on the hub, and a folder without a config.
+    Raises ValueError for a folder without a config, and other names on the hub.
     """
-    from longva_ray.lm.load import load_longva_config
-    from longva_ray.lm.longva import LongVAConfig
-    from longva_ray.recipes import get_recipe
-
-    if model is None and recipe == "longva_7b":
-        return LongVAConfig().text
-    model = model or get_recipe(recipe).checkpoint
-    if model is None:
-        raise ValueError(
-            f"the architecture of recipe {recipe!r} is not part of this package; give --model "
-            "FOLDER with its config.json"
-        )
-    path = Path(model) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"want a folder with a config.json, got {model!r}")
-    if json.loads(path.read_text()).get("model_type") in ("longva", "llava_qwen"):
-        return load_longva_config(model).text
     from transformers import AutoConfig
 
+    from longva_ray.lm.base_models import is_longva
+    from longva_ray.lm.load import load_longva_config
+    from longva_ray.lm.longva import LongVAConfig
+
+    if model == PAPERS_MODEL:
+        return LongVAConfig().text
+    if model is None:
+        raise ValueError(
+            "the architecture of this recipe is not part of this package; give --model FOLDER with "
+            "its config.json"
+        )
+    if not (Path(model) / "config.json").is_file():
+        raise ValueError(f"want a folder with a config.json, got {model!r}")
+    if is_longva(model):
+        return load_longva_config(model).text
     return AutoConfig.from_pretrained(model).get_text_config()
 
 
@@ -101,7 +102,7 @@ def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:
     )
     yield "tiled MLPs", train(tile_mlps=False), train(tile_mlps=True)
     yield "kept ring outputs", *both("keep_ring")
-    yield "all-gathered keys", *both("all_gather")
+    yield "all-gathered keys", train(ring_schedule="ring"), train(ring_schedule="all_gather")
     yield (
         f"ring of {setup.gpus}",
         dataclasses.replace(setup, ring_size=1),
@@ -112,17 +113,15 @@ def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:
         yield "ZeRO-3 instead of ZeRO-1", train(zero_stage=1), train(zero_stage=3)
 
 
-def make_plan(options: PlanOptions) -> dict[str, Any]:
+def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
     """Everything that the tables show, in bytes and tokens.
 
-    Raises ValueError for a model that is not there and options that do not fit each other."""
-    from longva_ray.recipes import get_recipe
-
-    usual = get_recipe(options.recipe).extend
+    Raises ValueError for a model that is not there and options that do not fit each other.
+    """
     for name in ("num_workers", "ring_size"):
-        if getattr(options.extend, name) != getattr(usual, name):
+        if getattr(options.extend, name) != getattr(recipe.extend, name):
             raise ValueError("a plan takes --gpus and --ring-size, not those of --extend")
-    model = ModelShape.of(text_config(options.recipe, options.model))
+    model = ModelShape.of(text_config(options.model or recipe.checkpoint))
     setup = Setup(
         model=model,
         gpus=options.gpus,

@@ -18,7 +18,7 @@ class TrainConfig:
     gradients."""
     learning_rate: float = 1e-5
     schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warmup; cosine ends at zero."""
+    """What comes after the warmup; cosine ends at zero."""
     warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
@@ -43,6 +43,10 @@ class TrainConfig:
     num_workers: int = 8
     ring_size: int = 8
     """Workers that share one sequence; divides `num_workers`."""
+    ring_schedule: Literal["ring", "all_gather"] = "ring"
+    """How keys and values reach the workers of a ring. `ring` passes them on while attention is
+    computed; `all_gather` fetches those of the whole sequence first, which takes more memory and
+    rounds each result once."""
     gpus_per_worker: float = 1.0
     """0 trains on CPUs."""
     cpus_per_worker: float = 1.0

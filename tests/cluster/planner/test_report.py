@@ -4,16 +4,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from longva_ray.options import parse
 from longva_ray.planner.report import PlanOptions, bytes_of, make_plan, print_plan
+from longva_ray.recipes import get_recipe
 
 
-def options(*arguments: str) -> PlanOptions:
-    return parse(PlanOptions, list(arguments))
+def plan_of(*arguments: str) -> dict[str, Any]:
+    options = parse(PlanOptions, list(arguments))
+    return make_plan(options, get_recipe(options.recipe))
 
 
 def test_the_command_prints_json_without_network() -> None:
@@ -37,7 +40,7 @@ def test_the_command_prints_json_without_network() -> None:
 
 
 def test_tables_say_what_fits_and_what_switches_buy() -> None:
-    plan = make_plan(options("--recipe", "longva_7b", "--host-memory", "4TiB"))
+    plan = plan_of("--recipe", "longva_7b", "--host-memory", "4TiB")
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     print_plan(plan, console)
     text = console.export_text()
@@ -52,7 +55,7 @@ def test_tables_say_what_fits_and_what_switches_buy() -> None:
 
 def test_host_memory_limits_too() -> None:
     free, tight = (
-        make_plan(options("--recipe", "longva_7b", "--host-memory", size))["longest"]
+        plan_of("--recipe", "longva_7b", "--host-memory", size)["longest"]
         for size in ("4TiB", "384GiB")
     )
     assert 224_000 < tight < free
@@ -64,7 +67,7 @@ def test_a_folder_with_a_config_is_enough(tmp_path: Path) -> None:
     LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=1, vocab_size=64
     ).save_pretrained(tmp_path)
-    plan = make_plan(options("--model", str(tmp_path), "--gpus", "2"))
+    plan = plan_of("--model", str(tmp_path), "--gpus", "2")
     assert plan["model"]["width"] == 64
 
 
@@ -73,6 +76,6 @@ def test_mistakes() -> None:
         bytes_of("80 apples")
     assert bytes_of("1.5TB") == 1.5e12
     with pytest.raises(ValueError, match="--model FOLDER"):
-        make_plan(options("--recipe", "smollm2"))
+        plan_of("--recipe", "smollm2")
     with pytest.raises(ValueError, match=r"config\.json"):
-        make_plan(options("--model", "/nonexistent"))
+        plan_of("--model", "/nonexistent")
