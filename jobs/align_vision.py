@@ -46,12 +46,12 @@ def main(options: Options) -> int:
     import ray
 
     from longva_ray.train.run.launch import train
-    from longva_ray.train.stages.alignment import VisionStage
+    from longva_ray.train.stages.alignment import AlignmentStage
 
     storage, shards = absolute(options.storage), absolute(options.shards)
     base = model_place(options.model)
     config = chosen_config(options)
-    stage = VisionStage(config, base=base, shards=shards)
+    stage = AlignmentStage(config, base=base, shards=shards)
     stage.check_inputs()
     ray.init(ignore_reinit_error=True)
     documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}

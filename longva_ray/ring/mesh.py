@@ -10,9 +10,9 @@ What it does not do: it starts no processes and chooses no devices.
 """
 
 import dataclasses
+from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,14 @@ class RingMesh:
     """All ranks: gradients are reduced and valid labels are counted over these."""
 
 
-def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str) -> RingMesh:
+def make_mesh(
+    *, ring_size: int, data_size: int | None = None, timeout: timedelta | None = None
+) -> RingMesh:
     """Arrange the world as `data_size` rings of `ring_size`; None means as many as fit.
 
-    Every process must call it, after `torch.distributed.init_process_group`. Raises ValueError,
-    with the equation, when the sizes do not multiply to the size of the world.
+    Every process must call it, after `torch.distributed.init_process_group`. `timeout` limits the
+    waits inside a ring; None is torch's default, whatever the limit of the world is. Raises
+    ValueError, with the equation, when the sizes do not multiply to the size of the world.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     if ring_size < 1 or (data_size is not None and data_size < 1):
@@ -58,12 +61,13 @@ def make_mesh(*, ring_size: int, data_size: int | None = None, device_type: str)
             ring_group=None,
             world_group=None,
         )
-    mesh = init_device_mesh(device_type, (rings, ring_size), mesh_dim_names=("data", "ring"))
+    ring_group, _ = dist.new_subgroups(ring_size, timeout=timeout)
+    data_rank, ring_rank = divmod(dist.get_rank(), ring_size)
     return RingMesh(
         data_size=rings,
-        data_rank=mesh.get_local_rank("data"),
+        data_rank=data_rank,
         ring_size=ring_size,
-        ring_rank=mesh.get_local_rank("ring"),
-        ring_group=mesh.get_group("ring"),
+        ring_rank=ring_rank,
+        ring_group=ring_group,
         world_group=dist.group.WORLD,
     )

@@ -1,25 +1,24 @@
 """The training loop of one worker, whatever the stage: step, watch, save, stop.
 
-    run(stage, config, mesh, device, session) -> Outcome
+    run(stage, config, mesh, device, link) -> Outcome
 
 The loop knows no Ray: whatever reaches beyond this process (records, checkpoints, the wish to stop)
-goes through a `Session`, so that tests and notebooks can run it alone. All decisions are taken from
-numbers that every rank has, so all ranks take them in the same step: two small all-reduces a step
-carry the labels that the loss is divided by, and whether anybody was asked to stop meanwhile.
+goes through a `Link`, so that tests and notebooks can run it alone. All decisions depend only on
+numbers that every rank has, so all ranks decide the same in the same step. Two small all-reduces a
+step carry the number of labels, by which the loss is divided, and whether anybody asked to stop.
 
 A loss or gradient that is not finite ends the run before anything is saved: what is saved is good.
 
 What it does not do: evaluate, or read ahead while the device computes.
 """
 
-import dataclasses
 import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -30,6 +29,7 @@ from longva_ray.settings.training import TrainConfig
 from longva_ray.train import checkpoints
 from longva_ray.train.engine import Engine
 from longva_ray.train.plain import TorchEngine
+from longva_ray.train.records import Outcome, StepRecord
 from longva_ray.train.schedule import learning_rate
 from longva_ray.train.speed import matmul_peak
 from longva_ray.train.stage import DTYPES, MicroBatch, Stage
@@ -37,58 +37,15 @@ from longva_ray.train.stage import DTYPES, MicroBatch, Stage
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StepRecord:
-    """What one optimizer step was."""
-
-    step: int
-    """Steps done, this one included."""
-    loss: float
-    """Mean over all labelled tokens of the step, in nats."""
-    grad_norm: float
-    """Before clipping."""
-    learning_rate: float
-    labels: int
-    tokens: int
-    """Over all workers, without padding."""
-    flops: float
-    """Model FLOPs of the step, over all workers."""
-    seconds: float
-    memory_gib: float
-    """Peak of rank 0: device memory, or host memory of a CPU worker."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """How a run ended."""
-
-    status: Literal["finished", "stopped", "diverged", "failed"]
-    step: int
-    message: str = ""
-    peak_flops: float | None = None
-    """FLOPs per second of one worker's matrix product (`train.speed`)."""
-
-    def describe(self, where: str) -> str:
-        """What a person is told about a run in the folder `where`, and what to do next."""
-        if self.status == "finished":
-            return f"finished after {self.step} steps; the model is in {where}/final"
-        told = f"{self.status} after step {self.step}. {self.message}"
-        if self.status == "diverged":
-            return (
-                f"{told}\nthe same settings would diverge again; change some, under another --name"
-            )
-        return f"{told}\nthe same --name continues from the last checkpoint in {where}"
-
-
-class Session(Protocol):
-    """The world outside a worker."""
+class Link(Protocol):
+    """A worker's link to the world outside."""
 
     def stop_requested(self) -> bool:
         """Whether this rank was asked to stop after the step; must not wait."""
         ...
 
     def doing(self, what: str) -> None:
-        """What this rank does from now on, for who looks for one that hangs; must not wait."""
+        """What this rank does from now on, to find one that hangs; must not wait."""
         ...
 
     def record(self, record: StepRecord) -> None:
@@ -113,13 +70,13 @@ class Session(Protocol):
 
 
 def run(
-    stage: Stage, config: TrainConfig, mesh: RingMesh, device: torch.device, session: Session
+    stage: Stage, config: TrainConfig, mesh: RingMesh, device: torch.device, link: Link
 ) -> Outcome:
     """Train from the last checkpoint, or from the start, to the end; every rank calls it."""
     module = stage.build(mesh, device)
     engine = make_engine(module, stage.parameter_groups(), config, device)
     stage.check()
-    with session.latest() as folder:
+    with link.latest() as folder:
         start = 0
         if folder is not None:
             start = checkpoints.restore(engine, folder, stage.identity(), config)
@@ -127,23 +84,23 @@ def run(
 
     for step in range(start, config.steps):
         with _named_waits(mesh, step + 1, config.collective_timeout_s):
-            record = _train_step(stage, engine, config, device, session, step)
-            stop = _stop_requested(session, device)
+            record = _train_step(stage, engine, config, device, link, step)
+            stop = _stop_requested(link, device)
         if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
             message = f"step {record.step}: loss {record.loss}, gradient norm {record.grad_norm}"
             return Outcome(status="diverged", step=step, message=message)
         if _rank(mesh) == 0:
-            session.record(record)
+            link.record(record)
         last = record.step == config.steps
         if stop or last or record.step % config.checkpoint_every == 0:
-            session.doing(f"saves after step {record.step}")
-            folder = session.checkpoint_folder()
+            link.doing(f"saves after step {record.step}")
+            folder = link.checkpoint_folder()
             checkpoints.save(engine, folder, record.step, stage.identity(), config)
-            session.keep(folder, record, wait=stop or last)
+            link.keep(folder, record, wait=stop or last)
         if stop and not last:
             return Outcome(status="stopped", step=record.step)
 
-    _publish(stage, engine, session, mesh)
+    _publish(stage, engine, link, mesh)
     peak = matmul_peak(device, DTYPES[config.dtype])
     return Outcome(status="finished", step=config.steps, peak_flops=peak)
 
@@ -153,14 +110,14 @@ def _train_step(
     engine: Engine,
     config: TrainConfig,
     device: torch.device,
-    session: Session,
+    link: Link,
     step: int,
 ) -> StepRecord:
     """One optimizer step, unless its loss is not finite."""
     started = time.perf_counter()
-    session.doing(f"reads the rows of step {step + 1}")
+    link.doing(f"reads the rows of step {step + 1}")
     batches = stage.micro_batches(step)
-    session.doing(f"computes step {step + 1}")
+    link.doing(f"computes step {step + 1}")
     totals = _totals(batches, device)
     num_labels = int(totals[0])
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -201,10 +158,10 @@ def _totals(batches: list[MicroBatch], device: torch.device) -> torch.Tensor:
     return _sum_over_ranks(sums, device)
 
 
-def _stop_requested(session: Session, device: torch.device) -> bool:
-    """Whether any rank was asked to stop; all get the same answer. Asked behind a step, so that a
-    wish is heard before another long one begins."""
-    return bool(_sum_over_ranks([session.stop_requested()], device))
+def _stop_requested(link: Link, device: torch.device) -> bool:
+    """Whether any rank was asked to stop; all get the same answer. Asked after a step, so that a
+    request is heard before another long step begins."""
+    return bool(_sum_over_ranks([link.stop_requested()], device))
 
 
 def _sum_over_ranks(values: list[float], device: torch.device) -> torch.Tensor:
@@ -214,12 +171,12 @@ def _sum_over_ranks(values: list[float], device: torch.device) -> torch.Tensor:
     return sums.cpu()
 
 
-def _publish(stage: Stage, engine: Engine, session: Session, mesh: RingMesh) -> None:
+def _publish(stage: Stage, engine: Engine, link: Link, mesh: RingMesh) -> None:
     """Collect the whole weights on rank 0 and let the stage write them."""
-    session.doing("publishes the result")
+    link.doing("publishes the result")
     weights = engine.whole_weights(stage.model())
     if _rank(mesh) == 0:
-        with session.final_folder() as folder:
+        with link.final_folder() as folder:
             stage.save(weights, folder)
     if dist.is_initialized():
         dist.barrier()

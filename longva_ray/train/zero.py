@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from longva_ray.settings.training import TrainConfig
+from longva_ray.train.deepspeed_internals import without_shared_memory
 from longva_ray.train.engine import adamw, own_settings, set_learning_rate
 
 TAG = "shards"
@@ -133,9 +134,7 @@ def _import_deepspeed(device: torch.device) -> Any:
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
-        # Its shared-memory collectives are for inference; building them takes a compiler and
-        # minutes at first use.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if deepspeed.comm.comm.cdb is None:
+        without_shared_memory(deepspeed)
+    if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend())
     return deepspeed

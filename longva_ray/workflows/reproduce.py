@@ -58,7 +58,7 @@ from longva_ray.tiny.tower import (
 )
 from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
 from longva_ray.train.run.launch import train_to_end
-from longva_ray.train.stages.alignment import VisionStage
+from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.train.stages.text import TextStage
 from longva_ray.vision.encoding import Encoding
 from longva_ray.vision.frame_encoder import grid_and_patch_side
@@ -238,7 +238,7 @@ class Reproduction:
                 samples, output=shards, checkpoint=str(model), config=self._recipe.images
             )
             run = f"{name}-{config.train}"
-            self._train(VisionStage(config, base=str(model), shards=shards), config, run)
+            self._train(AlignmentStage(config, base=str(model), shards=shards), config, run)
             model = self._model(run)
         return Subject(
             name=contender.name,
@@ -272,7 +272,7 @@ class Reproduction:
     def _model(self, run: str) -> Path:
         return self._out / "runs" / run / "final"
 
-    def _train(self, stage: TextStage | VisionStage, config: TrainConfig, name: str) -> None:
+    def _train(self, stage: TextStage | AlignmentStage, config: TrainConfig, name: str) -> None:
         started = time.perf_counter()
         documents = {"provenance.json": stage.provenance()}
         result = train_to_end(

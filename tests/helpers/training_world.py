@@ -1,13 +1,11 @@
 """A model and token shards small enough to train on in seconds, for tests of the trainer."""
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 import torch.distributed as dist
 from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
@@ -18,7 +16,6 @@ from longva_ray.lm.base_models import tokenizer_fingerprint
 from longva_ray.lm.tiled_mlp import tile_mlps
 from longva_ray.ring.mesh import RingMesh
 from longva_ray.settings.training import ExtendConfig
-from longva_ray.train.run.launch import train
 from longva_ray.train.stage import MicroBatch
 from longva_ray.train.stages.text import TextStage
 
@@ -135,18 +132,3 @@ class HangingStage(TextStage):
         if step == 1 and dist.get_rank() == 1:
             time.sleep(600)
         return super().micro_batches(step)
-
-
-def drive(world: str, address: str, name: str, changes: str) -> None:
-    """A driver of its own, with slow steps; `changes` are settings in JSON."""
-    ray.init(address)
-    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    config = settings(**json.loads(changes))
-    outcome = train(
-        SlowStage(config, base=f"{world}/base", shards=f"{world}/shards"),
-        config,
-        storage=f"{world}/runs",
-        name=name,
-        documents={},
-    )
-    raise SystemExit(f"{outcome.status} after step {outcome.step}")

@@ -1,10 +1,10 @@
 """Gloo processes that live for a whole test session and run one job after another.
 
 Starting a process takes seconds and the work of a test takes milliseconds, so four processes start
-once and form groups of 1, 2 and 4 ranks (prefixes of the world). A job is a top-level function of a
-test module. It is sent as a file and a name, because pytest imports test modules under names that a
-fresh process cannot find. `job(group, *args)` runs on every rank of the group, and its results come
-back in rank order.
+once and form groups of 1, 2 and 4 ranks (prefixes of the world; torch's own world is all of them).
+A job is a top-level function of a test module. It is sent as a file and a name, because pytest
+imports test modules under names that a fresh process cannot find. `job(group, *args)` runs on every
+rank of the group, and its results come back in rank order.
 
 A job that raises fails the test with the worker's traceback. One that hangs is killed after a
 timeout. In both cases the next test gets new processes.
@@ -34,9 +34,14 @@ JOB_SECONDS = 120
 
 
 class WorkerPool:
-    """Runs jobs on 1, 2 or 4 ranks. Processes start at the first job."""
+    """Runs jobs on 1, 2 or 4 ranks, or on groups of other sizes. Processes start at the first job.
 
-    def __init__(self) -> None:
+    `timeout_s` is how long the ranks wait for each other.
+    """
+
+    def __init__(self, sizes: tuple[int, ...] = WORLD_SIZES, *, timeout_s: float = 60) -> None:
+        self._sizes = sizes
+        self._timeout = timedelta(seconds=timeout_s)
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._connections: list[Connection] = []
         self._store: dist.TCPStore | None = None
@@ -74,10 +79,12 @@ class WorkerPool:
         # Port 0: the system picks a free one, and this process keeps it open from that moment on.
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("spawn")
-        for rank in range(max(WORLD_SIZES)):
+        for rank in range(max(self._sizes)):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(rank, self._store.port, theirs), daemon=True
+                target=_serve,
+                args=(rank, self._sizes, self._timeout, self._store.port, theirs),
+                daemon=True,
             )
             process.start()
             theirs.close()
@@ -94,15 +101,15 @@ class WorkerPool:
         self._processes, self._connections, self._store = [], [], None
 
 
-def _serve(rank: int, port: int, connection: Connection) -> None:
+def _serve(
+    rank: int, sizes: tuple[int, ...], timeout: timedelta, port: int, connection: Connection
+) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    world_size = max(WORLD_SIZES)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(max(sizes))}
     store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
-    )
-    groups = {size: dist.new_group(list(range(size))) for size in WORLD_SIZES}
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=max(sizes), timeout=timeout)
+    groups = {size: dist.new_group(list(range(size))) for size in sizes}
     modules: dict[str, ModuleType] = {}
     while True:
         try:

@@ -32,15 +32,15 @@ import ray.train
 import ray.train.torch
 from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longva_ray.files.folder import lock, upload
 from longva_ray.files.places import is_uri, open_place
 from longva_ray.settings.training import TrainConfig
 from longva_ray.train import checkpoints
-from longva_ray.train.loop import Outcome
+from longva_ray.train.records import Outcome
 from longva_ray.train.run.link import Monitor
+from longva_ray.train.run.ray_internals import INDEX_NAME, Trainer
 from longva_ray.train.run.trackers import METRICS
 from longva_ray.train.run.watch import Watch
 from longva_ray.train.run.worker import work
@@ -153,7 +153,7 @@ def drop_damaged_index(filesystem: pyarrow.fs.FileSystem, folder: str) -> None:
     Ray writes it in place, so a full disk or a kill can cut it short, and no run with such a list
     starts again. `find_checkpoint` needs no list.
     """
-    path = f"{folder}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
+    path = f"{folder}/{INDEX_NAME}"
     if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
         return
     with filesystem.open_input_stream(path) as reader:
@@ -203,19 +203,6 @@ def _fit(trainer: TorchTrainer, monitor: Any) -> Outcome:
     )
 
 
-class _Trainer(TorchTrainer):
-    """Without the actor that frees the workers' resources when it believes the controller dead.
-
-    It asks whatever cluster it finds on the machine (Ray 2.60), so a second cluster there ends
-    healthy runs. Ray frees the resources of a driver that dies all the same.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unwanted = "PlacementGroupCleanerCallback"
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ != unwanted]
-
-
 def _make_trainer(
     settings: dict[str, Any],
     config: TrainConfig,
@@ -225,7 +212,7 @@ def _make_trainer(
 ) -> TorchTrainer:
     # Ranks wait for each other when they report a checkpoint too; Ray itself sets no limit.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(config.collective_timeout_s)
-    return _Trainer(
+    return Trainer(
         work,
         train_loop_config=settings,
         torch_config=TorchConfig(

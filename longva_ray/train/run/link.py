@@ -2,8 +2,8 @@
 
 Checkpoints are written to a local folder and uploaded to the run's storage in the background while
 training goes on; the last one is waited for. Step records, what every rank does and the wish to
-stop do not go through `ray.train.report`, which makes all ranks wait for each other: a small actor
-beside the driver takes the ones and holds the other.
+stop go through a small actor beside the driver (`Monitor`), and not through `ray.train.report`,
+which makes all ranks wait for each other.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from longva_ray.files.folder import upload
-from longva_ray.train.loop import Session, StepRecord
+from longva_ray.train.loop import Link
+from longva_ray.train.records import StepRecord
 
 
 class Monitor:
@@ -64,8 +65,8 @@ class Monitor:
         await self._stop.wait()
 
 
-class RaySession(Session):
-    """The session of one Ray Train worker."""
+class RayLink(Link):
+    """The link of one Ray Train worker."""
 
     def __init__(
         self, monitor: Any, *, checkpoint: str | None, final: str, documents: dict[str, Any]

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from longva_ray.train.loop import StepRecord
+from longva_ray.train.records import StepRecord
 
 logger = logging.getLogger(__name__)
 

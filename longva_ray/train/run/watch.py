@@ -20,7 +20,7 @@ import ray
 from longva_ray.files.places import is_job
 from longva_ray.progress import Progress
 from longva_ray.settings.training import TrainConfig
-from longva_ray.train.loop import Outcome, StepRecord
+from longva_ray.train.records import Outcome, StepRecord
 from longva_ray.train.run.trackers import Trackers
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Watch:
     ) -> None:
         """
         Args:
-            monitor: a handle on a `session.Monitor` actor.
+            monitor: a handle on a `link.Monitor` actor.
             folder: where trackers write.
             publish: brings it to the run's storage; called after a checkpoint is due.
         """

@@ -89,7 +89,7 @@ def one_process(family: str, num_sequences: int) -> Result:
 
 def mesh_of(group: dist.ProcessGroup, data_size: int, ring_size: int) -> RingMesh:
     if dist.get_world_size(group) == dist.get_world_size():
-        return make_mesh(ring_size=ring_size, data_size=data_size, device_type="cpu")
+        return make_mesh(ring_size=ring_size, data_size=data_size)
     assert 1 in (data_size, ring_size)
     rank = dist.get_rank(group)
     return RingMesh(

@@ -9,7 +9,7 @@ from longva_ray.ring.mesh import make_mesh
 
 def groups(group: dist.ProcessGroup, ring_size: int, data_size: int | None) -> dict[str, object]:
     """Job: this rank's place and the members of its groups."""
-    mesh = make_mesh(ring_size=ring_size, data_size=data_size, device_type="cpu")
+    mesh = make_mesh(ring_size=ring_size, data_size=data_size)
     assert mesh.ring_group is not None
     return {
         "sizes": (mesh.data_size, mesh.ring_size),
@@ -38,7 +38,7 @@ def test_all_ring_or_all_data(pool: WorkerPool, ring_size: int, rings: list[list
 def wrong_product(group: dist.ProcessGroup, ring_size: int, data_size: int | None) -> str:
     """Job: the message."""
     with pytest.raises(ValueError, match="world size") as caught:
-        make_mesh(ring_size=ring_size, data_size=data_size, device_type="cpu")
+        make_mesh(ring_size=ring_size, data_size=data_size)
     return str(caught.value)
 
 
@@ -50,10 +50,10 @@ def test_wrong_products_show_the_equation(pool: WorkerPool) -> None:
 
 
 def test_one_process_needs_no_groups() -> None:
-    mesh = make_mesh(ring_size=1, device_type="cpu")
+    mesh = make_mesh(ring_size=1)
     assert (mesh.ring_group, mesh.world_group) == (None, None)
     assert (mesh.data_size, mesh.ring_size, mesh.data_rank, mesh.ring_rank) == (1, 1, 0, 0)
     with pytest.raises(ValueError, match=r"0 x 2 = 0, but the world has 1 processes"):
-        make_mesh(ring_size=2, device_type="cpu")
+        make_mesh(ring_size=2)
     with pytest.raises(ValueError, match="at least 1"):
-        make_mesh(ring_size=0, device_type="cpu")
+        make_mesh(ring_size=0)

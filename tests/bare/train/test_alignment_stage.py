@@ -1,11 +1,8 @@
 """The alignment stage: plain transformers' losses and gradients, whatever is packed or divided."""
 
 import json
-import multiprocessing
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,6 +16,7 @@ from vision_world import (
     write_samples,
     write_shards,
 )
+from worker_pool import WorkerPool
 
 from longva_ray.data.images.shards import VisionRow, VisionShards
 from longva_ray.lm.layout import register_longva
@@ -27,7 +25,7 @@ from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.ring.mesh import make_mesh
 from longva_ray.settings.training import AlignConfig
 from longva_ray.train.loop import make_engine
-from longva_ray.train.stages.alignment import VisionStage
+from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.vision.anyres import NEWLINE
 
 CPU = torch.device("cpu")
@@ -50,9 +48,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def built(config: AlignConfig, world: Path) -> tuple[VisionStage, torch.nn.Module]:
-    stage = VisionStage(config, base=str(world / "base"), shards=str(world / "shards"))
-    return stage, stage.build(make_mesh(ring_size=config.ring_size, device_type="cpu"), CPU)
+def built(config: AlignConfig, world: Path) -> tuple[AlignmentStage, torch.nn.Module]:
+    stage = AlignmentStage(config, base=str(world / "base"), shards=str(world / "shards"))
+    return stage, stage.build(make_mesh(ring_size=config.ring_size), CPU)
 
 
 def plain_losses(world: Path, model: LongVAForConditionalGeneration) -> dict[str, torch.Tensor]:
@@ -96,7 +94,7 @@ def plain_step(world: Path) -> tuple[float, dict[str, torch.Tensor]]:
     return float(loss.detach()), gradients(model)
 
 
-def step_losses(stage: VisionStage, module: torch.nn.Module) -> float:
+def step_losses(stage: AlignmentStage, module: torch.nn.Module) -> float:
     """Loss of the first step, after its backward pass; gradients are averaged over all ranks."""
     batches = stage.micro_batches(0)
     labels = torch.tensor(sum(batch.num_labels for batch in batches))
@@ -123,57 +121,39 @@ def test_packed_rows_are_the_samples_alone(world: Path) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def divided(rank: int, folder: str, store: str, results: Any) -> None:
-    """One of two processes: the same step as a ring of two, and as two rings beside each other."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    world = Path(folder)
-    for ring_size in (2, 1):
-        for checkpointed in (False, True):
-            config = settings(
-                num_workers=2,
-                ring_size=ring_size,
-                sequences_per_step=4,
-                checkpoint_activations=checkpointed,
-            )
-            stage, module = built(config, world)
-            loss = step_losses(stage, module)
-            found = gradients(stage.model())
-            for gradient in found.values():
-                dist.all_reduce(gradient)
-                gradient /= 2
-            if rank == 0:
-                # Arrays, since tensors in a queue are shared by file descriptors of their process.
-                arrays = {name: gradient.numpy() for name, gradient in found.items()}
-                results.put(((ring_size, checkpointed), loss, arrays))
-    dist.barrier()
-    dist.destroy_process_group()
+def divided(
+    group: dist.ProcessGroup, world: Path, ring_size: int, checkpointed: bool
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Job: loss and gradients of one step as one of four ranks."""
+    config = settings(
+        num_workers=4,
+        ring_size=ring_size,
+        sequences_per_step=4,
+        checkpoint_activations=checkpointed,
+    )
+    stage, module = built(config, world)
+    loss = step_losses(stage, module)
+    found = gradients(stage.model())
+    for gradient in found.values():
+        dist.all_reduce(gradient)
+        gradient /= 4
+    return loss, found
 
 
-def test_rings_and_data_parallel_change_nothing(world: Path, tmp_path: Path) -> None:
-    """Four rows: on two ranks as 1 x 2 and 2 x 1, against samples alone by plain transformers."""
+@pytest.mark.parametrize("ring_size", [4, 2, 1])
+def test_rings_and_data_parallel_change_nothing(
+    pool: WorkerPool, world: Path, ring_size: int
+) -> None:
+    """Four rows: on four ranks as 1 x 4, 2 x 2 and 4 x 1, against samples alone by plain
+    transformers."""
     assert len(VisionShards(str(world / "shards"))) == 4
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    workers = [
-        context.Process(target=divided, args=(rank, str(world), str(tmp_path / "store"), results))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
     expected, expected_gradients = plain_step(world)
-    found = [results.get(timeout=200) for _ in range(4)]
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert {what for what, _, _ in found} == {(2, False), (2, True), (1, False), (1, True)}
-    for what, loss, arrays in found:
-        assert loss == pytest.approx(expected, rel=1e-5), what
-        for name, gradient in expected_gradients.items():
-            message = f"{name}, ring and checkpointing {what}"
-            np.testing.assert_allclose(
-                arrays[name], gradient.numpy(), rtol=1e-4, atol=1e-6, err_msg=message
-            )
+    for checkpointed in (False, True):
+        for loss, found in pool.run(divided, 4, world, ring_size, checkpointed):
+            assert loss == pytest.approx(expected, rel=1e-5), checkpointed
+            for name, gradient in expected_gradients.items():
+                message = f"{name}, checkpointed {checkpointed}"
+                torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=message)
 
 
 def test_packed_samples_do_not_see_each_other(tmp_path: Path) -> None:
@@ -277,13 +257,13 @@ def test_the_result_is_a_longva_checkpoint(world: Path, tmp_path: Path) -> None:
 
 
 def test_shards_of_another_model_are_refused(world: Path, tmp_path: Path) -> None:
-    stage = VisionStage(settings(), base=str(world / "base"), shards=str(world / "shards"))
+    stage = AlignmentStage(settings(), base=str(world / "base"), shards=str(world / "shards"))
     stage.check_inputs()
     other, processor = load_longva(world / "base", dtype=torch.float32)
     other.config.grid_rule = "released"
     other.save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
-    stage = VisionStage(settings(), base=str(tmp_path / "other"), shards=str(world / "shards"))
+    stage = AlignmentStage(settings(), base=str(tmp_path / "other"), shards=str(world / "shards"))
     with pytest.raises(ValueError, match="grid_rule 'paper' and not 'released'"):
         stage.check_inputs()
     manifest = tmp_path / "old" / "vision_shards.json"
@@ -291,8 +271,8 @@ def test_shards_of_another_model_are_refused(world: Path, tmp_path: Path) -> Non
     values = json.loads((world / "shards" / manifest.name).read_text())
     manifest.write_text(json.dumps(values | {"format_version": 1}))
     with pytest.raises(ValueError, match="has format 1, this version reads 2; delete the folder"):
-        VisionStage(settings(), base=str(world / "base"), shards=str(manifest.parent))
+        AlignmentStage(settings(), base=str(world / "base"), shards=str(manifest.parent))
     with pytest.raises(ValueError, match="no folder of vision shards"):
-        VisionStage(settings(), base=str(world / "base"), shards=str(tmp_path))
+        AlignmentStage(settings(), base=str(world / "base"), shards=str(tmp_path))
     with pytest.raises(ValueError, match="multiple of the number of rings"):
         settings(num_workers=2, ring_size=1, sequences_per_step=3)

@@ -33,7 +33,7 @@ def alone(**changes: object) -> ExtendConfig:
 
 def built(config: ExtendConfig, base: str, shards: str) -> tuple[TextStage, torch.nn.Module]:
     stage = TextStage(config, base=base, shards=shards)
-    return stage, stage.build(make_mesh(ring_size=1, device_type="cpu"), CPU)
+    return stage, stage.build(make_mesh(ring_size=1), CPU)
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pyarrow.fs
 import pytest
@@ -13,6 +13,7 @@ from training_world import settings, write_base, write_shards
 from longva_ray.settings.training import ExtendConfig
 from longva_ray.train import checkpoints
 from longva_ray.train.plain import TorchEngine
+from longva_ray.train.records import Outcome
 from longva_ray.train.run import launch
 from longva_ray.train.run.launch import explain, find_checkpoint, probe_storage
 from longva_ray.train.run.trackers import METRICS, JsonLines
@@ -111,7 +112,7 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
     assert "last known: rank 0 computes step 3, rank 1" in told
 
 
-def test_metrics_behind_a_uri_are_continued(tmp_path: Path) -> None:
+def test_metrics_at_a_uri_are_continued(tmp_path: Path) -> None:
     target = tmp_path / "run"
     target.mkdir()  # `probe_storage` makes it
     for step in (1, 2):
@@ -125,21 +126,13 @@ def test_metrics_behind_a_uri_are_continued(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
-def test_a_continued_run_keeps_its_own_settings(tmp_path: Path) -> None:
-    def engine(**changes: Any) -> TorchEngine:
-        module = torch.nn.Linear(2, 2)
-        config = settings(**changes)
-        groups = [{"params": list(module.parameters()), "lr_factor": changes["learning_rate"]}]
-        return TorchEngine(module, groups, config, torch.device("cpu"))
-
-    first = engine(learning_rate=0.5, weight_decay=0.1)
-    first.backward(first.module(torch.ones(1, 2)).sum(), last=True)
-    first.step(0.5)
-    first.save(tmp_path)
-    second = engine(learning_rate=0.25, weight_decay=0.0)
-    second.load(tmp_path)
-    optimizer = second._optimizer
-    assert optimizer.param_groups[0]["weight_decay"] == 0.0
-    assert optimizer.param_groups[0]["lr_factor"] == 0.25
-    assert all(state["step"] == 1 for state in optimizer.state.values())
-    assert torch.equal(first.module.weight, second.module.weight)
+@pytest.mark.parametrize("kept", [None, "/runs/run/step_0000003"])
+def test_a_run_that_diverges_names_the_last_good_checkpoint(
+    kept: str | None,
+) -> None:
+    outcome = Outcome(status="diverged", step=3, message="step 4: loss nan")
+    checkpoint = kept and SimpleNamespace(path=kept)
+    result = SimpleNamespace(return_value=outcome, checkpoint=checkpoint)
+    told = launch._fit(SimpleNamespace(fit=lambda: result), monitor=None)
+    assert (told.status, told.step) == ("diverged", 3)
+    assert told.message == (f"step 4: loss nan; last good checkpoint: {kept or 'none was written'}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from longva_ray.train.loop import StepRecord
+from longva_ray.train.records import StepRecord
 from longva_ray.train.run.trackers import MOST_FAILURES, Trackers
 
 

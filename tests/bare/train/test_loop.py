@@ -1,0 +1,57 @@
+"""The loop in one process: where a run ends that cannot go on, and how one goes on that can."""
+
+from pathlib import Path
+
+import torch
+import training_world
+import vision_world
+from local_link import train_locally
+
+from longva_ray.lm.load import load_longva
+from longva_ray.train.stages.alignment import AlignmentStage
+from longva_ray.train.stages.text import TextStage
+
+
+def test_a_run_that_diverges_ends_before_anything_is_saved(tmp_path: Path) -> None:
+    base = training_world.write_base(tmp_path / "base")
+    shards = training_world.write_shards(tmp_path / "shards", base)
+    config = training_world.settings(
+        steps=20, learning_rate=1e15, checkpoint_every=1, num_workers=1, ring_size=1
+    )
+    stage = TextStage(config, base=base, shards=shards)
+    outcome, link = train_locally(stage, config, tmp_path / "run")
+    assert outcome.status == "diverged"
+    assert outcome.step < 20
+    assert "nan" in outcome.message or "inf" in outcome.message
+    kept = [path.name for path in (tmp_path / "run").glob("step_*")]
+    assert max(kept) == f"step_{outcome.step:07d}"
+    assert max(link.losses) == outcome.step
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_a_stopped_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
+    base = vision_world.write_base(tmp_path / "base")
+    samples = vision_world.write_samples(tmp_path / "data")
+    shards = vision_world.write_shards(tmp_path / "shards", base, samples)
+    config = vision_world.settings(schedule="cosine", warmup_steps=1, steps=6, checkpoint_every=4)
+
+    def run(name: str, stop_at: int | None = None) -> tuple[str, dict[int, float]]:
+        stage = AlignmentStage(config, base=base, shards=shards)
+        outcome, link = train_locally(stage, config, tmp_path / name, stop_at=stop_at)
+        return outcome.status, link.losses
+
+    status, whole = run("whole")
+    assert status == "finished"
+    assert len(whole) == 6
+    status, first = run("parts", stop_at=3)
+    assert status == "stopped"
+    status, second = run("parts")
+    assert status == "finished"
+    assert sorted(first) == [1, 2, 3]
+    assert {**first, **second} == whole
+    one, other = (
+        load_longva(tmp_path / name / "final", dtype=torch.float32)[0].state_dict()
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole[6] < whole[1]
