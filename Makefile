@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test reproduce lint install clean
+.PHONY: demo test test-bare reproduce lint install clean
 
 demo: .venv/installed
 	$(BIN)/longva demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# The half that needs no Ray: a few minutes.
+test-bare: .venv/installed
+	$(BIN)/python -m pytest tests/bare
 
 reproduce: .venv/installed
 	$(BIN)/python jobs/reproduce.py
@@ -21,10 +25,13 @@ lint: .venv/installed
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "longva_ray needs Python 3.11 or newer; set PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "longva_ray needs Python 3.11 or newer; set PYTHON=python3.11")'
+	@echo "Installing into .venv: torch, Ray and what else pyproject.toml lists, 2.5 GB on disk."
+	@echo "This happens once and takes about 3 minutes on two cores. pip is silent meanwhile."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+	@echo "Installed."
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,7 @@
 """What many tests share: a tiny checkpoint and real videos."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from counting_video import write_counting_video
 from longva_ray.recipes import checkpoint_of, get_recipe
 
 pytest_plugins = ["needle_models"]
+
+# Before torch is imported. The tests run many processes on few cores, and threads that wait for one
+# another by spinning would take the cores from them: a training of seconds then takes minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
