@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from counting_video import write_counting_video
+from hypothesis import HealthCheck, settings
 
 from longva_ray.recipes import checkpoint_of, get_recipe
 
@@ -14,6 +15,10 @@ pytest_plugins = ["needle_models"]
 # Before torch is imported. The tests run many processes on few cores, and threads that wait for one
 # another by spinning would take the cores from them: a training of seconds then takes minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no failure: an example may take as long as it takes.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

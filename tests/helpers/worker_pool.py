@@ -29,8 +29,9 @@ import torch.distributed as dist
 
 WORLD_SIZES = (1, 2, 4)
 
-JOB_SECONDS = 120
-"""A job that takes longer than this counts as hung."""
+JOB_SECONDS = 300
+"""A job that takes longer than this counts as hung. The first one waits for the processes to start
+and import, which takes a minute on a busy machine."""
 
 
 class WorkerPool:
@@ -39,7 +40,7 @@ class WorkerPool:
     `timeout_s` is how long the ranks wait for each other.
     """
 
-    def __init__(self, sizes: tuple[int, ...] = WORLD_SIZES, *, timeout_s: float = 60) -> None:
+    def __init__(self, sizes: tuple[int, ...] = WORLD_SIZES, *, timeout_s: float = 300) -> None:
         self._sizes = sizes
         self._timeout = timedelta(seconds=timeout_s)
         self._processes: list[multiprocessing.process.BaseProcess] = []
@@ -107,7 +108,7 @@ def _serve(
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(max(sizes))}
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timeout)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=max(sizes), timeout=timeout)
     groups = {size: dist.new_group(list(range(size))) for size in sizes}
     modules: dict[str, ModuleType] = {}

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from counting_video import MAX_COUNT, draw_counting_frame, read_counting_frame
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, MAX_COUNT - 1),
     st.sampled_from([(160, 120), (120, 160), (96, 96), (320, 180), (1280, 720)]),

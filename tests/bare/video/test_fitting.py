@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longva_ray.video.fitting import FITTINGS, Fitting, Placement, paste, place
@@ -16,7 +16,7 @@ targets = st.integers(1, 700)
 def odd_sizes(test):  # type: ignore[no-untyped-def]
     for width, height in ((1, 1), (1, 4000), (336, 336), (4000, 3000), (337, 335)):
         test = example(width, height, 336, 336)(test)
-    return settings(deadline=None)(given(sides, sides, targets, targets)(test))
+    return given(sides, sides, targets, targets)(test)
 
 
 @odd_sizes
@@ -60,7 +60,6 @@ def test_shape_is_kept_to_half_a_pixel_except_when_squashed(
     )
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.sampled_from(FITTINGS))
 def test_paste_equals_a_loop_over_pixels(
     width: int, height: int, size: int, fitting: Fitting

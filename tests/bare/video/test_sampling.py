@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from longva_ray.video.sampling import Sampling
@@ -18,14 +18,12 @@ frame_counts = st.integers(1, 300_000)
 frame_rates = st.floats(0.5, 240, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(frame_counts, frame_rates)
 def test_one_frame_per_second_is_every_rounded_fps_th(num_frames: int, average_fps: float) -> None:
     expected = range(0, num_frames, max(1, round(average_fps)))
     assert ONE_A_SECOND.indices(num_frames, average_fps).tolist() == list(expected)
 
 
-@settings(deadline=None)
 @given(frame_counts, st.integers(1, 4096))
 def test_uniform_is_linspace(num_frames: int, wanted: int) -> None:
     indices = Sampling(mode="uniform", num_frames=wanted).indices(num_frames, 25.0)
@@ -35,7 +33,6 @@ def test_uniform_is_linspace(num_frames: int, wanted: int) -> None:
         assert indices.tolist() == list(range(num_frames))
 
 
-@settings(deadline=None)
 @given(
     st.one_of(
         st.builds(lambda fps: Sampling(mode="rate", fps=fps), st.floats(1e-3, 1e3)),
