@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute, find_videos, local_path
+from longva_ray.files.places import absolute, local_path
+from longva_ray.files.videos import find_videos
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.encoding import EncodeConfig
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute, find_videos, local_path
+from longva_ray.files.places import absolute, local_path
+from longva_ray.files.videos import find_videos
 from longva_ray.options import parse
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import VniahConfig

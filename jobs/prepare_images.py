@@ -8,10 +8,9 @@ Reads LLaVA's JSON and JSON lines, and YAML mixtures of them. Runs again where i
 that cannot be used are counted, and named with their reason in report.json beside the shards."""
 
 import dataclasses
-import json
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute, open_place
+from longva_ray.files.places import absolute
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.data import ImageDataConfig
 
@@ -36,7 +35,8 @@ class Options:
 def main(options: Options) -> int:
     import ray
 
-    from longva_ray.data.images.pipeline import REPORT_NAME, prepare_images
+    from longva_ray.data.images.pipeline import prepare_images
+    from longva_ray.data.images.report import REPORT_NAME, read_image_report
 
     output = absolute(options.output)
     places = [absolute(place) for place in options.data]
@@ -46,9 +46,7 @@ def main(options: Options) -> int:
     if images.image_folder is not None:
         images = dataclasses.replace(images, image_folder=absolute(images.image_folder))
     prepare_images(places, output=output, checkpoint=checkpoint, config=images)
-    filesystem, root = open_place(output)
-    with filesystem.open_input_stream(f"{root}/{REPORT_NAME}") as file:
-        report = json.loads(file.read())
+    report = read_image_report(output)
     left_out = report.pop("left_out")
     print(", ".join(f"{value:,} {name}" for name, value in report.items()))
     print(f"{len(left_out)} samples were left out")

@@ -31,9 +31,10 @@ from longva_ray.lm.load import load_frame_encoder
 from longva_ray.options import parse
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.shards.encoded_video import EncodedVideo
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
 from longva_ray.shards.schema import EncodingSpec
-from longva_ray.shards.store import EncodedVideo, ShardStore
+from longva_ray.shards.store import ShardStore
 
 VIDEO_ID = "0" * 32
 

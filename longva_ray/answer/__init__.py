@@ -1,1 +1,2 @@
-"""Logits -> answer, on cached visual tokens: scored (teacher-forced) or generated (streamed)."""
+"""Stage 5, logits -> answer, on cached visual tokens: `score` (teacher-forced) and `generate`
+(streaming)."""

@@ -2,17 +2,17 @@
 
 import contextlib
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlparse
+from urllib.parse import urlparse
 
 import pyarrow as pa
 import pyarrow.fs
 
-logger = logging.getLogger(__name__)
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets in the driver of a submitted job."""
 
 
 def is_uri(place: str) -> bool:
@@ -26,7 +26,7 @@ def file_name(place: str) -> str:
 
 
 def child(folder: str, name: str) -> str:
-    """The place `name` in a folder; the query of a URI stays behind the path."""
+    """The place `name` in a folder; the query of a URI stays at the end."""
     path, mark, query = folder.partition("?") if is_uri(folder) else (folder, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
@@ -46,24 +46,11 @@ def open_place(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
-def list_folder(place: str) -> list[str] | None:
-    """The files of a folder by name, as places of the same kind; None for what is no folder, or
-    cannot be reached. Folders inside are left out."""
-    try:
-        filesystem, path = open_place(place)
-        if filesystem.get_file_info(path).type != pyarrow.fs.FileType.Directory:
-            return None
-        inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
-    except (OSError, ValueError, ImportError):
-        return None
-    names = sorted(
-        Path(entry.path).name for entry in inside if entry.type == pyarrow.fs.FileType.File
-    )
-    if not is_uri(place):
-        return [child(path, name) for name in names]
-    if not isinstance(filesystem, pyarrow.fs.PyFileSystem):  # pyarrow decodes its URIs, fsspec not
-        names = [quote(name) for name in names]
-    return [child(place, name) for name in names]
+def read_file(place: str) -> bytes:
+    """The content of a small file."""
+    filesystem, path = open_place(place)
+    with filesystem.open_input_stream(path) as file:
+        return bytes(file.read())
 
 
 @contextlib.contextmanager
@@ -93,61 +80,6 @@ def local_file(place: str) -> Iterator[Path]:
         if not is_file:
             raise OSError(f"{place} is no file")
         yield copy
-
-
-_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""What Ray sets in the driver of a submitted job."""
-
-
-VIDEO_SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf"),
-    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".ogv"),
-}
-
-
-def find_videos(places: Sequence[str]) -> list[str]:
-    """Video files of a list of files and folders, each a path or a URI (a folder gives its videos,
-    sorted by name).
-
-    Files are taken whatever their suffix and need not exist: the run's report says what is wrong
-    with them. What of a folder is left out, other files and folders inside, is counted in the log.
-
-    Raises ValueError when a folder holds no videos.
-    """
-    found: list[str] = []
-    for place in places:
-        place = absolute(place)
-        inside = None if _is_video_name(place) and is_uri(place) else list_folder(place)
-        if inside is None:
-            found.append(place)
-            continue
-        videos = [file for file in inside if _is_video_name(file)]
-        others, folders = len(inside) - len(videos), _count_folders(place)
-        left_out = f"{others} other file(s) and {folders} folder(s)"
-        if not videos:
-            raise ValueError(
-                f"no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) in folder {place}, but "
-                f"{left_out}; name the files, or the folder that they are in"
-            )
-        if others or folders:
-            logger.warning(
-                "%s gives %d video(s); %s are left out: name them if they hold videos, too",
-                place,
-                len(videos),
-                left_out,
-            )
-        found.extend(videos)
-    return found
-
-
-def _count_folders(place: str) -> int:
-    filesystem, path = open_place(place)
-    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
-    return sum(entry.type == pyarrow.fs.FileType.Directory for entry in inside)
-
-
-def _is_video_name(place: str) -> bool:
-    return Path(file_name(place)).suffix.lower() in VIDEO_SUFFIXES
 
 
 def absolute(place: str) -> str:

@@ -20,8 +20,9 @@ from longva_ray.answer.score import best_option
 from longva_ray.lm.prompt import Message
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.shards.encoded_video import EncodedVideo
 from longva_ray.shards.schema import EncodingSpec
-from longva_ray.shards.store import EncodedVideo, ShardStore
+from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import EncodeFrames, encode_one_video
 
 T = TypeVar("T")

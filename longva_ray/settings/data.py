@@ -1,6 +1,7 @@
 """Settings of training data: texts -> token shards, images -> vision shards."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from longva_ray.video.sampling import Sampling
@@ -55,20 +56,13 @@ class TextDataConfig:
     """Most tasks at a time; None means as many as the cluster has CPUs for."""
 
     def __post_init__(self) -> None:
-        for name in ("sequence_length", "part_tokens", "group_bytes", "upsample_longer_than"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"text.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("target_tokens", "max_tasks"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"text.{name} must be at least 1 or None, got {value}")
+        counts = ("sequence_length", "part_tokens", "group_bytes", "upsample_longer_than")
+        _check("text", self, counts=counts, optional=("target_tokens", "max_tasks"))
         if self.upsample_factor < 1:
             raise ValueError(
                 f"text.upsample_factor must be at least 1, got {self.upsample_factor}; 1 leaves "
                 "the lengths as they are"
             )
-        if self.task_cpus <= 0:
-            raise ValueError(f"text.task_cpus must be above 0, got {self.task_cpus}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,10 +89,24 @@ class ImageDataConfig:
 
     def __post_init__(self) -> None:
         Sampling.parse(self.sampling)
-        for name in ("row_tokens", "part_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"images.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_tasks is not None and self.max_tasks < 1:
-            raise ValueError(f"images.max_tasks must be at least 1 or None, got {self.max_tasks}")
-        if self.task_cpus <= 0:
-            raise ValueError(f"images.task_cpus must be above 0, got {self.task_cpus}")
+        _check("images", self, counts=("row_tokens", "part_samples"), optional=("max_tasks",))
+
+
+def _check(
+    group: str,
+    config: TextDataConfig | ImageDataConfig,
+    *,
+    counts: Sequence[str],
+    optional: Sequence[str],
+) -> None:
+    """Raises ValueError for a count below 1, where None may stand for an optional one, or tasks
+    without CPUs."""
+    for name in (*counts, *optional):
+        value = getattr(config, name)
+        if value is None and name in optional:
+            continue
+        if value < 1:
+            wanted = "at least 1 or None" if name in optional else "at least 1"
+            raise ValueError(f"{group}.{name} must be {wanted}, got {value}")
+    if config.task_cpus <= 0:
+        raise ValueError(f"{group}.task_cpus must be above 0, got {config.task_cpus}")

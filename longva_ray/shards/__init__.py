@@ -1,1 +1,2 @@
-"""Visual tokens <-> embedding shards: schema, store, workers, and the Ray Data graph."""
+"""Stage 3, visual tokens <-> embedding shards: `schema`, `store`, `workers`, and `pipeline`, the
+Ray Data graph."""

@@ -16,7 +16,6 @@ Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 """
 
 import dataclasses
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from longva_ray.files.digest import Digest, digest_of
 from longva_ray.settings.base import Dtype, from_dict
 from longva_ray.video.fitting import Fitting
 from longva_ray.video.probe import DecoderName
@@ -72,8 +72,7 @@ class EncodingSpec:
     def key(self) -> str:
         """Folder name: readable sampling, then 12 hex digits over every field."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        return f"{Sampling.parse(self.sampling).slug}-{digest}"
+        return f"{Sampling.parse(self.sampling).slug}-{digest_of(text, num_bytes=6)}"
 
     def num_parts(self, num_frames: int) -> int:
         """Parts that `num_frames` sampled frames fill."""
@@ -107,8 +106,7 @@ class VideoRecord:
 
 def hash_video(path: str | Path) -> str:
     """Video id: 32 hex digits of BLAKE2b over the file's content."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return Digest().add_file(path).hex()
 
 
 def part_schema(spec: EncodingSpec, **metadata: Any) -> pa.Schema:

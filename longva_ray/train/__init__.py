@@ -1,1 +1,1 @@
-"""Rows -> weights: the loop with its engines and checkpoints, `stages`, and Ray Train (`run`)."""
+"""Training: packing, image chat, preferences, the loop, ZeRO, checkpoints, the memory plan."""

@@ -30,8 +30,9 @@ from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.run import APPLICATION, deploy
 from longva_ray.settings.base import save_config
 from longva_ray.settings.recipe import Recipe
+from longva_ray.shards.encoded_video import EncodedVideo
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
-from longva_ray.shards.store import EncodedVideo, ShardStore
+from longva_ray.shards.store import ShardStore
 from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
 from longva_ray.tiny.world import (
     COLOURS,

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from longva_ray.files.places import VIDEO_SUFFIXES, find_videos
+from longva_ray.files.videos import VIDEO_SUFFIXES, find_videos
 from longva_ray.video.decode import decode_frames
 from longva_ray.video.probe import probe_video
 

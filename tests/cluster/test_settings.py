@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from longva_ray.commands.serve import Options as ServeOptions
-from longva_ray.files.places import absolute, find_videos, local_path
+from longva_ray.files.places import absolute, local_path
+from longva_ray.files.videos import find_videos
 from longva_ray.options import find_checkpoint, parse, recipe_defaults
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.settings.answering import GenerationSettings

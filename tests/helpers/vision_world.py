@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from longva_ray.data.images.chat import parse_sample, read_samples
-from longva_ray.data.images.pipeline import PartResult, describe_parts, pack_rows
+from longva_ray.data.images.encode import PartResult, pack_rows
+from longva_ray.data.images.manifest import Provenance, manifest_of
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import VisionShardWriter
 from longva_ray.lm.base_models import load_tokenizer, tokenizer_fingerprint
@@ -113,9 +114,15 @@ def write_shards(folder: Path, base: str, samples: Path, *, row_tokens: int = 25
     ]
     writer = VisionShardWriter(str(folder), key="key")
     record = writer.write_part(0, pack_rows(iter(encoded), row_tokens))
-    fingerprint = tokenizer_fingerprint(tokenizer)
     result = PartResult(key="key", record=record, left_out=())
-    writer.commit(describe_parts([result], [str(samples)], grids, fingerprint, "key", {}))
+    origin = Provenance(
+        source=(str(samples),),
+        grids=grids,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        settings={},
+        key="key",
+    )
+    writer.commit(manifest_of([result], origin))
     return str(folder)
 
 

@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
 import yaml
 
-from longva_ray.files.places import is_uri, open_place
+from longva_ray.files.places import is_uri, read_file
 from longva_ray.lm.prompt import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Message
 
 ROLES = {
@@ -249,10 +248,8 @@ def _choose(strategy: str, count: int, rng: np.random.Generator, place: str) -> 
 
 
 def _read_text(place: str) -> str:
-    filesystem, path = open_place(place)
     try:
-        with filesystem.open_input_stream(path) as file:
-            return file.read().decode()
+        return read_file(place).decode()
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {place}: {error}") from error
 

@@ -1,13 +1,13 @@
-"""Images and conversations -> vision shards, in parallel and resumable, by Ray Data.
+"""Images and conversations -> vision shards, in parallel and resumable.
 
     files -> shuffled slices of samples -> encode and pack each -> part, left out -> manifest
              (driver)                      (tasks)                                   (driver)
 
-One pass: a task takes a fixed slice of the shuffled samples, encodes them one after the other and
+One pass: a task takes a fixed slice of the shuffled samples, encodes them one after another and
 writes its rows, so that no image is decoded twice and a task holds one row of pixels at a time. The
 slices follow from samples and seed alone; finished parts stay on disk, and a killed run goes on
-where it stopped. A sample that cannot be used is named in report.json with its reason and leaves a
-gap, nothing takes its place.
+where it stopped. A sample that cannot be used is named in report.json with its reason. Nothing
+takes its place.
 
 Trade-off: samples are packed in the order in which they come, so a row ends as soon as the next
 sample does not fit. Rows are not padded, so this costs no arithmetic, only evenness between rings.
@@ -15,126 +15,36 @@ The driver holds the text of all conversations; pixels never pass through it. Im
 they are when their part is written.
 """
 
-import dataclasses
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from longva_ray.cluster.tasks import run_tasks
-from longva_ray.data.images.chat import RawSample, SampleError, parse_sample, read_samples
-from longva_ray.data.images.samples import EncodedSample, SampleEncoder
+from longva_ray.data.images.chat import RawSample, read_samples
+from longva_ray.data.images.encode import EncodePart, PartResult, read_result
+from longva_ray.data.images.manifest import Provenance, manifest_of
+from longva_ray.data.images.report import REPORT_NAME, image_report
+from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import (
-    PartRecord,
-    VisionRow,
-    VisionShardError,
+    VISION_SHARDS,
     VisionShardsMetadata,
     VisionShardWriter,
-    has_manifest,
-    read_manifest,
 )
-from longva_ray.files.folder import INCOMING, write_atomically
-from longva_ray.files.places import open_place
+from longva_ray.data.preparation import check_same, deciding_settings, run_missing
+from longva_ray.files.folder import Folder
+from longva_ray.files.parts import clean
 from longva_ray.lm.base_models import load_tokenizer, tokenizer_fingerprint
 from longva_ray.lm.load import load_longva_config
 from longva_ray.lm.prompt import add_placeholders
-from longva_ray.progress import Progress
-from longva_ray.settings.base import from_dict
 from longva_ray.settings.data import ImageDataConfig
-from longva_ray.vision.encoding import GridSettings
 
 logger = logging.getLogger(__name__)
 
-
-REPORT_NAME = "report.json"
-
-
-TASK_MEMORY = 2**30
-"""Bytes that Ray reserves for a task: its process and a row of pixels, twice."""
-
-
-_NO_SAY = ("on_error", "task_cpus", "max_tasks")
+_NOT_DECIDING = ("on_error", "task_cpus", "max_tasks")
 """Settings that do not decide what is written."""
-
-
-_VERSIONS = ("longva-ray", "numpy", "pillow", "pyarrow", "tokenizers", "transformers")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
-    """A sample that could not be used."""
-
-    sample_id: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PartResult:
-    """What became of the samples of a slice; beside the part, it says that the part is complete."""
-
-    key: str
-    record: PartRecord
-    left_out: tuple[LeftOut, ...]
-
-
-class EncodePart:
-    """Worker: encodes a slice of samples and writes it as one part."""
-
-    def __init__(
-        self, output: str, key: str, encoder: SampleEncoder, writer: VisionShardWriter, row: int
-    ) -> None:
-        self._output = output
-        self._key = key
-        self._encoder = encoder
-        self._writer = writer
-        self._row_tokens = row
-
-    def __call__(self, part: int, samples: Sequence[RawSample], stop: bool) -> PartResult:
-        """Raises VisionShardError for the first sample that cannot be used, if told to `stop`."""
-        left_out: list[LeftOut] = []
-        encoded = self._encode(samples, left_out, stop)
-        record = self._writer.write_part(part, pack_rows(encoded, self._row_tokens))
-        result = PartResult(key=self._key, record=record, left_out=tuple(left_out))
-        filesystem, root = open_place(self._output)
-        content = json.dumps(dataclasses.asdict(result)).encode()
-        write_atomically(filesystem, root, result_name(part), content)
-        return result
-
-    def _encode(
-        self, samples: Sequence[RawSample], left_out: list[LeftOut], stop: bool
-    ) -> Iterator[EncodedSample]:
-        for raw in samples:
-            try:
-                encoded = self._encoder(parse_sample(raw))
-            except SampleError as error:
-                if stop:
-                    raise VisionShardError(
-                        f"sample {raw.sample_id}: {error}; --images.on-error skip leaves such "
-                        "samples out"
-                    ) from error
-                left_out.append(LeftOut(sample_id=raw.sample_id, reason=str(error)))
-            else:
-                yield encoded
-
-
-def pack_rows(samples: Iterator[EncodedSample], row_tokens: int) -> Iterator[VisionRow]:
-    """Whole samples in order, as many in a row as fit into its budget."""
-    row: list[EncodedSample] = []
-    used = 0
-    for sample in samples:
-        length = len(sample.input_ids_T)
-        if row and used + length > row_tokens:
-            yield VisionRow.of(row)
-            row, used = [], 0
-        row.append(sample)
-        used += length
-    if row:
-        yield VisionRow.of(row)
 
 
 def prepare_images(
@@ -142,11 +52,11 @@ def prepare_images(
 ) -> VisionShardsMetadata:
     """Turn LLaVA files into vision shards in `output`, a folder or URI that every node reaches.
 
-    Beside the shards lies report.json. Shards that are already there, made from the same samples in
-    the same way, are left as they are.
+    Next to the shards lies report.json. Shards that are already there, made from the same samples
+    in the same way, are left as they are.
 
     Args:
-        places: files and mixtures (`image_chat.read_samples`).
+        places: files and mixtures (`chat.read_samples`).
         checkpoint: LongVA folder whose tokenizer, grids and fitting are used.
 
     Raises ValueError for files that cannot be read, a folder that holds other shards, or if no
@@ -154,144 +64,79 @@ def prepare_images(
     """
     started = time.perf_counter()
     samples = read_samples(places, image_folder=config.image_folder, seed=config.seed)
-    order = np.random.default_rng([config.seed, len(samples)]).permutation(len(samples))
     tokenizer = load_tokenizer(checkpoint)
     add_placeholders(tokenizer)
-    grids = load_longva_config(checkpoint).grids
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NO_SAY}
-    fingerprint = tokenizer_fingerprint(tokenizer)
-    key = _key(samples, [settings, fingerprint, dataclasses.asdict(grids)])
-    if has_manifest(output):
-        return _existing(output, key)
-    writer = VisionShardWriter(output, key=key)
-    encoder = SampleEncoder(
-        tokenizer, grids, sampling=config.sampling, max_tokens=config.row_tokens
+    origin = Provenance.of(
+        samples,
+        source=places,
+        grids=load_longva_config(checkpoint).grids,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        settings=deciding_settings(config, _NOT_DECIDING),
     )
-    worker = EncodePart(output, key, encoder, writer, config.row_tokens)
-    slices = np.split(order, range(config.part_samples, len(order), config.part_samples))
-    parts = [[samples[index] for index in each] for each in slices]
-    results = _encode_parts(worker, parts, output, key, config)
-    metadata = describe_parts(results, places, grids, fingerprint, key, settings)
-    filesystem, root = open_place(output)
-    report = json.dumps(report_of(results), indent=2) + "\n"
-    write_atomically(filesystem, root, REPORT_NAME, report.encode())
+    folder = Folder(output)
+    if VISION_SHARDS.is_complete(folder):
+        return _existing(folder, origin)
+    encoder = SampleEncoder(
+        tokenizer, origin.grids, sampling=config.sampling, max_tokens=config.row_tokens
+    )
+    writer = VisionShardWriter(output, key=origin.key)
+    results = _encode_parts(folder, _slices(samples, config), encoder, writer, origin.key, config)
+    metadata = manifest_of(results, origin)
+    folder.write(REPORT_NAME, (json.dumps(image_report(results), indent=2) + "\n").encode())
     writer.commit(metadata)
-    filesystem.delete_dir(f"{root}/{INCOMING}")
+    clean(folder, len(results))
     logger.info(
         "prepared %d samples in %.1f s", metadata.num_samples, time.perf_counter() - started
     )
     return metadata
 
 
-def _existing(output: str, key: str) -> VisionShardsMetadata:
-    found = read_manifest(output)
-    if found.key != key:
-        raise VisionShardError(
-            f"{output} holds vision shards of other samples, another model or other settings; "
-            "choose another output folder, or delete this one"
-        )
-    logger.info("%s already holds these shards", output)
+def _existing(output: Folder, origin: Provenance) -> VisionShardsMetadata:
+    """The manifest of a run that had finished; ValueError if it is one of another run."""
+    found = VISION_SHARDS.read_manifest(output)
+
+    def known(of: VisionShardsMetadata | Provenance) -> dict[str, Any]:
+        return {"tokenizer": of.tokenizer_fingerprint, "kind of grids": of.grids, **of.settings}
+
+    check_same(VISION_SHARDS, output.place, known(found), known(origin))
+    check_same(
+        VISION_SHARDS, output.place, {"set of samples": found.key}, {"set of samples": origin.key}
+    )
+    logger.info("%s already holds these shards", output.place)
     return found
 
 
+def _slices(samples: Sequence[RawSample], config: ImageDataConfig) -> list[list[RawSample]]:
+    """The samples in shuffled order, as many together as make one part."""
+    order = np.random.default_rng([config.seed, len(samples)]).permutation(len(samples))
+    slices = np.split(order, range(config.part_samples, len(order), config.part_samples))
+    return [[samples[index] for index in each] for each in slices]
+
+
 def _encode_parts(
-    worker: EncodePart,
-    parts: list[list[RawSample]],
-    output: str,
+    output: Folder,
+    slices: list[list[RawSample]],
+    encoder: SampleEncoder,
+    writer: VisionShardWriter,
     key: str,
     config: ImageDataConfig,
 ) -> list[PartResult]:
-    results = {
-        part: result
-        for part in range(len(parts))
-        if (result := read_result(output, part, key)) is not None
-    }
-    stop = config.on_error == "stop"
-    tasks: list[tuple[Any, ...]] = [
-        (part, samples, stop) for part, samples in enumerate(parts) if part not in results
-    ]
-    logger.info("%d parts, %d are written already", len(parts), len(results))
-    with Progress("encoding", unit="samples", total=sum(map(len, parts))) as progress:
-        progress.advance(sum(len(parts[part]) for part in results))
-        for part, result in run_tasks(
-            worker, tasks, cpus=config.task_cpus, memory=TASK_MEMORY, most=config.max_tasks
-        ):
-            results[part] = result
-            progress.advance(len(parts[part]))
-    return [results[part] for part in range(len(parts))]
-
-
-def read_result(output: str, part: int, key: str) -> PartResult | None:
-    """What an earlier run under the same key says of a part; None if it did not finish it."""
-    filesystem, root = open_place(output)
-    try:
-        with filesystem.open_input_stream(f"{root}/{result_name(part)}") as file:
-            values = json.loads(file.read())
-    except FileNotFoundError:
-        return None
-    values["left_out"] = tuple(LeftOut(**each) for each in values["left_out"])
-    result = from_dict(PartResult, values)
-    return result if result.key == key else None
-
-
-def report_of(results: Sequence[PartResult]) -> dict[str, Any]:
-    """Where every sample went: written, or left out with its reason."""
-    left_out = [each for result in results for each in result.left_out]
-    records = [result.record for result in results]
-    return {
-        "samples": sum(record.num_samples for record in records) + len(left_out),
-        "written": sum(record.num_samples for record in records),
-        "rows": sum(len(record.row_tokens) for record in records),
-        "tokens": sum(sum(record.row_tokens) for record in records),
-        "trained_tokens": sum(record.num_trained for record in records),
-        "grids": sum(sum(record.row_grids) for record in records),
-        "left_out": [dataclasses.asdict(each) for each in left_out],
-    }
-
-
-def describe_parts(
-    results: list[PartResult],
-    places: Sequence[str],
-    grids: GridSettings,
-    fingerprint: str,
-    key: str,
-    settings: dict[str, Any],
-) -> VisionShardsMetadata:
-    records = [result.record for result in results]
-    left_out = [each for result in results for each in result.left_out]
-    if not any(record.row_tokens for record in records):
-        raise VisionShardError(
-            f"none of {len(left_out)} samples can be used; the first is {left_out[0].sample_id}: "
-            f"{left_out[0].reason}"
-        )
-    return VisionShardsMetadata(
-        row_tokens=tuple(length for record in records for length in record.row_tokens),
-        row_grids=tuple(number for record in records for number in record.row_grids),
-        num_samples=sum(record.num_samples for record in records),
-        num_left_out=len(left_out),
-        num_trained=sum(record.num_trained for record in records),
-        grids=grids,
-        tokenizer_fingerprint=fingerprint,
-        source=tuple(places),
-        key=key,
-        content_key=_hash([record.digest for record in records]),
-        settings=settings,
-        versions={name: version(name) for name in _VERSIONS},
-        part_rows=tuple(len(record.row_tokens) for record in records),
-        part_bytes=tuple(record.num_bytes for record in records),
+    worker = EncodePart(
+        output,
+        key,
+        encoder,
+        writer,
+        row_tokens=config.row_tokens,
+        stop=config.on_error == "stop",
     )
-
-
-def result_name(part: int) -> str:
-    return f"part-{part:05d}.json"
-
-
-def _key(samples: Sequence[RawSample], decides: Any) -> str:
-    digest = hashlib.blake2b(json.dumps(decides).encode(), digest_size=16)
-    for sample in samples:
-        digest.update(json.dumps([sample.sample_id, sample.folder, sample.content]).encode())
-    return digest.hexdigest()
-
-
-def _hash(values: Any) -> str:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
+    found = {part: read_result(output, part, key, writer) for part in range(len(slices))}
+    return run_missing(
+        worker,
+        [(samples,) for samples in slices],
+        {part: result for part, result in found.items() if result is not None},
+        settings=config,
+        title="encoding",
+        unit="samples",
+        size=lambda result: result.num_samples,
+        total=sum(map(len, slices)),
+    )

@@ -8,49 +8,38 @@
     shards = VisionShards("/data/captions")       # or a URI
     row = shards[0]                               # pixels are mapped from disk, not copied
 
-A row holds whole samples, one behind the other, as documents that do not see each other. It is as
+A row holds whole samples, one after another, as documents that do not see each other. It is as
 long as they are: at most a budget of tokens, and never padded, since the ring pads what it divides.
+How parts are read and written is `files.parts`' matter.
 
 Trade-off: pixels are stored as they go into the tower, 338 KB for a grid of 336 x 336, about five
-times the JPEG file they came from. In return training decodes nothing, starts at any row at once
-and meets no broken file. What it does not do: shuffle rows.
+times the JPEG file they came from. In return training decodes nothing, starts at any row without
+delay and meets no broken file. What it does not do: shuffle rows.
 
 Shapes: T tokens of a row, S visual tokens of it, 2 the grid of one and its number there, G grids,
 Y/X/C pixel axes.
 """
 
-import bisect
 import dataclasses
-import hashlib
-import itertools
 import json
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.data.images.samples import EncodedSample
-from longva_ray.files.folder import INCOMING, open_ipc, part_name, write_atomically
-from longva_ray.files.places import open_place
+from longva_ray.files.digest import Digest
+from longva_ray.files.parts import Kind, PartWriter, Shards
 from longva_ray.lm.base_models import tokenizer_fingerprint
 from longva_ray.settings.base import from_dict
 from longva_ray.vision.encoding import GridSettings, join_sources
 
 FORMAT_VERSION = 2
 
-
-MANIFEST_NAME = "vision_shards.json"
-
-
-_KEY = b"longva_ray.key"
-
-
-_SCHEMA = pa.schema(
+_COLUMNS = pa.schema(
     [
         pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("trained", pa.list_(pa.bool_()), nullable=False),
@@ -68,7 +57,7 @@ class VisionShardError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VisionRow:
-    """Samples one behind the other."""
+    """Samples after one another."""
 
     input_ids_T: npt.NDArray[np.int32]
     is_label_T: npt.NDArray[np.bool_]
@@ -97,8 +86,8 @@ class VisionRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PartRecord:
-    """One file of shards."""
+class VisionPart:
+    """One file of vision shards."""
 
     row_tokens: tuple[int, ...]
     row_grids: tuple[int, ...]
@@ -135,35 +124,40 @@ class VisionShardsMetadata:
     part_bytes: tuple[int, ...]
     format_version: int = FORMAT_VERSION
 
+    @property
+    def rows_of_parts(self) -> tuple[int, ...]:
+        return self.part_rows
+
+    @property
+    def run_key(self) -> str:
+        return self.key
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self)) + "\n"
 
+    @classmethod
+    def from_json(cls, text: str) -> "VisionShardsMetadata":
+        return from_dict(cls, json.loads(text))
 
-class VisionShards:
-    """The rows of one folder or URI: `len(shards)`, `shards[i]`.
 
-    Travels between processes by name. Raises VisionShardError when the place holds no complete
-    vision shards.
-    """
+VISION_SHARDS = Kind(
+    title="vision shards",
+    manifest="vision_shards.json",
+    key_field=b"longva_ray.key",
+    format_version=FORMAT_VERSION,
+    parse=VisionShardsMetadata.from_json,
+    error=VisionShardError,
+    job="jobs/prepare_images.py",
+    again="prepare the images again",
+)
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self._filesystem, self._root = open_place(place)
-        self.metadata = read_manifest(place)
-        self._first_row = [0, *itertools.accumulate(self.metadata.part_rows)]
-        self._readers: dict[int, pa.ipc.RecordBatchFileReader] = {}
 
-    def __len__(self) -> int:
-        return len(self.metadata.row_tokens)
+class VisionShards(Shards[VisionShardsMetadata, VisionRow]):
+    """The rows of one folder or URI (`files.parts.Shards`)."""
 
-    def __getitem__(self, row: int) -> VisionRow:
-        """Row `row`; IndexError outside the shards."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of vision shards that hold {len(self)}")
-        part = bisect.bisect_right(self._first_row, row) - 1
-        if part not in self._readers:
-            self._readers[part] = self._open(part)
-        batch = self._readers[part].get_batch(row - self._first_row[part])
+    kind = VISION_SHARDS
+
+    def _row(self, batch: pa.RecordBatch) -> VisionRow:
         size = self.metadata.grids.grid_size
         pixels = np.frombuffer(batch.column("pixels")[0].as_buffer(), dtype=np.uint8)
         return VisionRow(
@@ -174,9 +168,6 @@ class VisionShards:
             grids_GYXC=pixels.reshape(-1, size, size, 3),
             source_S2=batch.column("sources")[0].values.to_numpy().reshape(-1, 2),
         )
-
-    def __reduce__(self) -> tuple[type["VisionShards"], tuple[str]]:
-        return VisionShards, (self.place,)
 
     def check_model(self, grids: GridSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises VisionShardError unless a model takes just these grids and tokens."""
@@ -194,95 +185,23 @@ class VisionShards:
                 "prepare the images again with this one"
             )
 
-    def _open(self, part: int) -> pa.ipc.RecordBatchFileReader:
-        path = f"{self._root}/{part_name(part)}"
-        info, expected = self._filesystem.get_file_info(path), self.metadata.part_bytes[part]
-        if info.type != pyarrow.fs.FileType.File or info.size != expected:
-            raise VisionShardError(
-                f"{path} has {info.size} bytes instead of {expected}: it is gone or was cut short "
-                "or replaced; delete the folder and prepare the images again"
-            )
-        reader = open_ipc(self._filesystem, path)
-        if reader.schema.metadata[_KEY].decode() != self.metadata.key:
-            raise VisionShardError(
-                f"{path} comes from another run than {MANIFEST_NAME}; delete the folder and "
-                "prepare the images again"
-            )
-        return reader
 
-
-def has_manifest(place: str) -> bool:
-    filesystem, root = open_place(place)
-    info = filesystem.get_file_info(f"{root}/{MANIFEST_NAME}")
-    return bool(info.type == pyarrow.fs.FileType.File)
-
-
-def read_manifest(place: str) -> VisionShardsMetadata:
-    """The manifest of a folder or URI; VisionShardError says what is wrong with it."""
-    filesystem, root = open_place(place)
-    try:
-        with filesystem.open_input_stream(f"{root}/{MANIFEST_NAME}") as file:
-            values = json.loads(file.read())
-        metadata = from_dict(VisionShardsMetadata, values)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VisionShardError(
-            f"{place} is no folder of vision shards: it has no {MANIFEST_NAME}, which is written "
-            "last; make one with jobs/prepare_images.py, or run that again if it was interrupted"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise VisionShardError(
-            f"{place}/{MANIFEST_NAME} is not a manifest of this version ({error}); delete the "
-            "folder and prepare the images again"
-        ) from error
-    if metadata.format_version != FORMAT_VERSION:
-        raise VisionShardError(
-            f"{place} has format {metadata.format_version}, this version reads {FORMAT_VERSION}; "
-            "delete the folder and prepare the images again"
-        )
-    return metadata
-
-
-class VisionShardWriter:
-    """Writes parts, from any process; a file under its final name is complete."""
+class VisionShardWriter(PartWriter[VisionShardsMetadata]):
+    """Writes the parts of one run, from any process, and its manifest at the end."""
 
     def __init__(self, place: str, *, key: str) -> None:
-        self._filesystem, self._root = open_place(place)
-        self._schema = _SCHEMA.with_metadata({_KEY: key.encode()})
+        super().__init__(place, VISION_SHARDS, _COLUMNS, key)
 
-    def write_part(self, part: int, rows: Iterable[VisionRow]) -> PartRecord:
+    def write_part(self, part: int, rows: Iterable[VisionRow]) -> VisionPart:
         """Write one part, a row at a time, under its final name, or not at all."""
-        digest = hashlib.blake2b(digest_size=16)
-        tokens, grids, samples, trained = [], [], 0, 0
-        temporary = f"{self._root}/{INCOMING}/{uuid.uuid4().hex}"
-        self._filesystem.create_dir(f"{self._root}/{INCOMING}", recursive=True)
-        with (
-            self._filesystem.open_output_stream(temporary) as file,
-            pa.ipc.new_file(file, self._schema) as writer,
-        ):
-            for row in rows:
-                writer.write_batch(self._batch(row))
-                for array in (row.input_ids_T, row.is_label_T, row.grids_GYXC, row.source_S2):
-                    digest.update(np.ascontiguousarray(array).data)
-                digest.update(repr(row.document_lengths).encode())
-                tokens.append(len(row.input_ids_T))
-                grids.append(len(row.grids_GYXC))
-                samples += len(row.sample_ids)
-                trained += int(row.is_label_T.sum())
-        path = f"{self._root}/{part_name(part)}"
-        self._filesystem.move(temporary, path)
-        return PartRecord(
-            row_tokens=tuple(tokens),
-            row_grids=tuple(grids),
-            num_samples=samples,
-            num_trained=trained,
-            num_bytes=self._filesystem.get_file_info(path).size,
-            digest=digest.hexdigest(),
-        )
+        account = _Account()
+        num_bytes = self._write(part, (self._batch(row) for row in account.count(rows)))
+        return account.part(num_bytes)
 
-    def commit(self, metadata: VisionShardsMetadata) -> None:
-        """Declare the shards complete."""
-        content = metadata.to_json().encode()
-        write_atomically(self._filesystem, self._root, MANIFEST_NAME, content)
+    def has_part(self, part: int, record: VisionPart) -> bool:
+        """Whether an earlier run under the same key wrote the part that this record is of."""
+        written = self._written(part, len(record.row_tokens))
+        return written is not None and written.num_bytes == record.num_bytes
 
     def _batch(self, row: VisionRow) -> pa.RecordBatch:
         pixels = pa.py_buffer(np.ascontiguousarray(row.grids_GYXC))
@@ -296,3 +215,34 @@ class VisionShardWriter:
             pa.array([row.source_S2.ravel()], pa.list_(pa.int32())),
         ]
         return pa.record_batch(columns, schema=self._schema)
+
+
+class _Account:
+    """What is in the rows that pass through."""
+
+    def __init__(self) -> None:
+        self._digest = Digest()
+        self._tokens: list[int] = []
+        self._grids: list[int] = []
+        self._samples = self._labels = 0
+
+    def count(self, rows: Iterable[VisionRow]) -> Iterator[VisionRow]:
+        for row in rows:
+            for array in (row.input_ids_T, row.is_label_T, row.grids_GYXC, row.source_S2):
+                self._digest.add(np.ascontiguousarray(array).data)
+            self._digest.add(repr(row.document_lengths))
+            self._tokens.append(len(row.input_ids_T))
+            self._grids.append(len(row.grids_GYXC))
+            self._samples += len(row.sample_ids)
+            self._labels += int(row.is_label_T.sum())
+            yield row
+
+    def part(self, num_bytes: int) -> VisionPart:
+        return VisionPart(
+            row_tokens=tuple(self._tokens),
+            row_grids=tuple(self._grids),
+            num_samples=self._samples,
+            num_trained=self._labels,
+            num_bytes=num_bytes,
+            digest=self._digest.hex(),
+        )

@@ -1,6 +1,6 @@
 """All tokenised documents of a run, and the rows that are packed from them.
 
-    groups -> Corpus (lengths, domains, where each document lies) -> TokenSequence by PackPlan
+    groups -> CorpusIndex (lengths, domains, where each document lies) -> TokenSequence by PackPlan
 
 Shapes: D documents, P pieces, T tokens of one sequence.
 """
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from longva_ray.data.text.groups import TOKEN_DTYPE, GroupCounts, TokenisedGroup, tokens_name
 from longva_ray.data.text.packing import IntArray, PackPlan
-from longva_ray.data.text.shards import PartRecord, TokenSequence, TokenShardWriter
-from longva_ray.data.text.tokenise import TOKEN_DTYPE, GroupCounts, TokenisedGroup, tokens_name
-from longva_ray.files.places import open_place
+from longva_ray.data.text.shards import TokenPart, TokenSequence, TokenShardWriter
+from longva_ray.files.folder import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Corpus:
+class CorpusIndex:
     """Where each document is and how long: numbers only, held by the driver."""
 
     lengths_D: IntArray
@@ -31,7 +31,7 @@ class Corpus:
     counts: tuple[GroupCounts, ...]
 
     @classmethod
-    def of(cls, groups: Sequence[TokenisedGroup]) -> "Corpus":
+    def of(cls, groups: Sequence[TokenisedGroup]) -> "CorpusIndex":
         names = sorted({name for g in groups for name in (*g.domain_names, *g.counts.empty)})
         number = {name: index for index, name in enumerate(names)}
         domains = [
@@ -66,7 +66,7 @@ class PartPlan:
         return len(self.pieces_in_sequence)
 
 
-def part_plans(corpus: Corpus, plan: PackPlan, sequences_in_part: int) -> list[PartPlan]:
+def part_plans(corpus: CorpusIndex, plan: PackPlan, sequences_in_part: int) -> list[PartPlan]:
     """Divide the sequences of a plan into parts."""
     plans = []
     for part, start in enumerate(range(0, plan.num_sequences, sequences_in_part)):
@@ -89,14 +89,14 @@ class PackPart:
     """Worker: reads the pieces of one part and writes its sequences."""
 
     def __init__(
-        self, work: str, writer: TokenShardWriter, *, sequence_length: int, pad_id: int
+        self, work: Folder, writer: TokenShardWriter, *, sequence_length: int, pad_id: int
     ) -> None:
         self._work = work
         self._writer = writer
         self._sequence_length = sequence_length
         self._pad_id = pad_id
 
-    def __call__(self, part: int, plan: PartPlan) -> PartRecord:
+    def __call__(self, part: int, plan: PartPlan) -> TokenPart:
         """Write one part; its bytes follow from the plan and the tokens alone."""
         tokens = self._read(plan)
         sequences: list[TokenSequence] = []
@@ -118,15 +118,14 @@ class PackPart:
         return self._writer.write_part(part, sequences)
 
     def _read(self, plan: PartPlan) -> npt.NDArray[np.int32]:
-        """Tokens of all pieces, one behind the other; read file by file and front to back."""
-        filesystem, root = open_place(self._work)
+        """Tokens of all pieces after one another; read file by file and front to back."""
         lengths = plan.length_P.astype(np.int64)
         target_P = np.cumsum(lengths) - lengths
         tokens = np.empty(int(lengths.sum()), dtype=TOKEN_DTYPE)
         order = np.lexsort((plan.offset_P, plan.group_P))
         for group in np.unique(plan.group_P):
             inside = order[plan.group_P[order] == group]
-            with filesystem.open_input_file(f"{root}/{tokens_name(int(group))}") as file:
+            with self._work.open(tokens_name(int(group))) as file:
                 for piece in inside.tolist():
                     length, target = int(lengths[piece]), int(target_P[piece])
                     start = int(plan.offset_P[piece]) * TOKEN_DTYPE.itemsize

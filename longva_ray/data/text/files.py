@@ -3,28 +3,27 @@
     places (files, folders, URIs) -> SourceFile ... -> bytes
 
 Files are taken in the order of their paths. A folder that Hugging Face `datasets` saved is read in
-the order that its state.json gives; the package itself is not needed. What the bytes mean is
-`text_sources`' matter.
+the order that its state.json gives; the package itself is not needed. What the bytes mean is the
+matter of `sources`.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.fs
 
-from longva_ray.files.places import open_place
+from longva_ray.files.digest import digest_of
+from longva_ray.files.folder import Folder
 
-Kind = Literal["jsonl", "parquet", "arrow", "text"]
+Format = Literal["jsonl", "parquet", "arrow", "text"]
 
-
-_KINDS: dict[str, Kind] = {
+_FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
     ".jsonl.zst": "jsonl",
@@ -33,7 +32,6 @@ _KINDS: dict[str, Kind] = {
     ".txt": "text",
     ".md": "text",
 }
-
 
 _READ_BYTES = 2**20
 
@@ -52,7 +50,7 @@ class SourceFile:
     """Path on that file system."""
     name: str
     """Path below `place`'s parent folder: what reports call the file."""
-    kind: Kind
+    format: Format
     num_bytes: int
     mtime_ns: int
     span: tuple[int, int] | None = None
@@ -89,88 +87,82 @@ def find_files(places: Sequence[str]) -> list[SourceFile]:
 def source_fingerprint(files: Iterable[SourceFile]) -> str:
     """32 hex digits over names, sizes and times: notices a changed input without reading it."""
     text = json.dumps([[file.name, file.num_bytes, file.mtime_ns] for file in files])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return digest_of(text)
 
 
 def _files_of(place: str) -> list[SourceFile]:
-    filesystem, path = open_place(place)
-    info = filesystem.get_file_info(path)
+    folder = Folder(place)
+    info = folder.filesystem.get_file_info(folder.root)
     if info.type == pyarrow.fs.FileType.NotFound:
         raise TextError(f"{place} does not exist")
     if info.type == pyarrow.fs.FileType.File:
-        kind = _kind(path)
-        if kind is None:
+        form = _format(info.path)
+        if form is None:
             raise TextError(
-                f"{place} is of no known kind; known are {', '.join(_KINDS)}, and folders of them"
+                f"{place} is of no known kind; known are {', '.join(_FORMATS)}, and folders of them"
             )
-        return [_source_file(place, path, info, kind)]
-    selector = pyarrow.fs.FileSelector(path, recursive=True)
-    infos = sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
-    visible = [
-        info
-        for info in infos
-        if info.type == pyarrow.fs.FileType.File and not _is_hidden(info.path, path)
-    ]
-    saved = _saved_by_datasets(filesystem, path, {info.path for info in visible})
+        return [_source_file(folder, info, form)]
+    infos = sorted(folder.files(recursive=True), key=lambda info: info.path)
+    visible = [info for info in infos if not _is_hidden(info.path, folder.root)]
+    saved = _saved_by_datasets(folder, {info.path for info in visible})
     if saved is not None:
         visible = [info for name in saved for info in visible if info.path == name]
-    found = [(info, kind) for info in visible if (kind := _kind(info.path)) is not None]
-    data = [(info, kind) for info, kind in found if kind != "text"]
+    found = [(info, form) for info in visible if (form := _format(info.path)) is not None]
+    data = [(info, form) for info, form in found if form != "text"]
     if not found:
-        raise TextError(f"{place} holds no files of a known kind ({', '.join(_KINDS)})")
-    return [_source_file(place, path, info, kind) for info, kind in data or found]
+        raise TextError(f"{place} holds no files of a known kind ({', '.join(_FORMATS)})")
+    return [_source_file(folder, info, form) for info, form in data or found]
 
 
-def _source_file(place: str, root: str, info: pyarrow.fs.FileInfo, kind: Kind) -> SourceFile:
-    parent = PurePosixPath(root).parent
+def _source_file(folder: Folder, info: pyarrow.fs.FileInfo, form: Format) -> SourceFile:
+    parent = PurePosixPath(folder.root).parent
     return SourceFile(
-        place=place,
+        place=folder.place,
         path=info.path,
         name=str(PurePosixPath(info.path).relative_to(parent)),
-        kind=kind,
+        format=form,
         num_bytes=info.size,
         mtime_ns=info.mtime_ns or 0,
     )
 
 
-def _saved_by_datasets(
-    filesystem: pyarrow.fs.FileSystem, folder: str, names: set[str]
-) -> list[str] | None:
+def _saved_by_datasets(folder: Folder, paths: set[str]) -> list[str] | None:
     """Data files of a folder that `Dataset.save_to_disk` wrote, in order; None for other
     folders."""
-    if f"{folder}/dataset_dict.json" in names:
-        splits = _read_json(filesystem, f"{folder}/dataset_dict.json").get("splits", [])
+    root = folder.root
+    if folder.path("dataset_dict.json") in paths:
+        splits = _read_json(folder, "dataset_dict.json").get("splits", [])
         raise TextError(
-            f"{folder} is a Hugging Face DatasetDict; name one of its splits: "
-            f"{', '.join(f'{folder}/{split}' for split in splits)}"
+            f"{root} is a Hugging Face DatasetDict; name one of its splits: "
+            f"{', '.join(folder.path(split) for split in splits)}"
         )
-    if f"{folder}/state.json" not in names:
+    if folder.path("state.json") not in paths:
         return None
-    state = _read_json(filesystem, f"{folder}/state.json")
+    state = _read_json(folder, "state.json")
     if state.get("_indices_files"):
         raise TextError(
-            f"{folder} was saved with an indices mapping (after select, shuffle or filter); call "
+            f"{root} was saved with an indices mapping (after select, shuffle or filter); call "
             "flatten_indices() on the dataset and save it again"
         )
-    files = [f"{folder}/{entry['filename']}" for entry in state.get("_data_files", [])]
-    absent = [name for name in files if name not in names]
+    files = [folder.path(entry["filename"]) for entry in state.get("_data_files", [])]
+    absent = [path for path in files if path not in paths]
     if absent:
-        raise TextError(f"{absent[0]} is missing although {folder}/state.json lists it")
+        raise TextError(f"{absent[0]} is missing although {root}/state.json lists it")
     return files
 
 
-def _read_json(filesystem: pyarrow.fs.FileSystem, path: str) -> dict[str, Any]:
-    with filesystem.open_input_stream(path) as file:
-        text = file.read()
+def _read_json(folder: Folder, name: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        return json.loads(folder.read(name))
     except ValueError as error:
-        raise TextError(f"{path} is not JSON ({error}); save the dataset again") from error
+        raise TextError(
+            f"{folder.path(name)} is not JSON ({error}); save the dataset again"
+        ) from error
 
 
-def _kind(path: str) -> Kind | None:
+def _format(path: str) -> Format | None:
     suffixes = PurePosixPath(path.lower()).suffixes
-    return _KINDS.get("".join(suffixes[-2:])) or _KINDS.get("".join(suffixes[-1:]))
+    return _FORMATS.get("".join(suffixes[-2:])) or _FORMATS.get("".join(suffixes[-1:]))
 
 
 def _is_hidden(path: str, root: str) -> bool:
@@ -179,18 +171,17 @@ def _is_hidden(path: str, root: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_source(file: SourceFile) -> Iterator[pa.NativeFile]:
+def open_source(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a file.
 
     Raises TextError, now or while they are read, when they cannot be had: a network that fails must
     not look like a shorter file.
     """
-    filesystem, _ = open_place(file.place)
+    filesystem = Folder(file.place).filesystem
     with _delivering(file.path):
         raw = filesystem.open_input_file(file.path)
     # An object store is asked for this much at a time, however little a decoder reads.
-    delivery = io.BufferedReader(_Delivery(raw, file.path), buffer_size=_READ_BYTES)
-    with raw, pa.PythonFile(delivery, mode="r") as source:
+    with raw, io.BufferedReader(_Delivery(raw, file.path), buffer_size=_READ_BYTES) as source:
         yield source
 
 
@@ -205,8 +196,8 @@ def _delivering(path: str) -> Iterator[None]:
 
 
 class _Delivery(io.RawIOBase):
-    """The bytes of a file, whose failure to arrive is another error than that of a decoder which
-    finds no sense in them: Arrow has OSError for both."""
+    """The bytes of a file. When they do not arrive, that is another error than when a decoder finds
+    no sense in them: Arrow has OSError for both."""
 
     def __init__(self, raw: pa.NativeFile, path: str) -> None:
         self._raw = raw
@@ -220,9 +211,7 @@ class _Delivery(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _delivering(self._path):
-            content = self._raw.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
+            return int(self._raw.readinto(buffer))
 
     def seek(self, position: int, whence: int = 0) -> int:
         return int(self._raw.seek(position, whence))

@@ -22,9 +22,8 @@ Shapes: D documents.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from longva_ray.data.text.packing import IntArray
 
 
 def count_copies(

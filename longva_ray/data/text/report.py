@@ -17,9 +17,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longva_ray.data.text.corpus import Corpus
+from longva_ray.data.text.corpus import CorpusIndex
 from longva_ray.data.text.packing import IntArray, PackPlan
-from longva_ray.files.places import open_place
+from longva_ray.files.folder import Folder
 from longva_ray.settings.base import from_dict
 
 REPORT_NAME = "report.json"
@@ -82,7 +82,7 @@ class TextReport:
     @classmethod
     def of(
         cls,
-        corpus: Corpus,
+        corpus: CorpusIndex,
         copies_D: IntArray,
         plan: PackPlan,
         *,
@@ -161,9 +161,7 @@ class TextReport:
 
 def read_report(place: str) -> TextReport:
     """The report beside token shards."""
-    filesystem, root = open_place(place)
-    with filesystem.open_input_stream(f"{root}/{REPORT_NAME}") as file:
-        values = json.load(file)
+    values = json.loads(Folder(place).read(REPORT_NAME))
     for name, row in (("domains", DomainReport), ("lengths", LengthBin)):
         values[name] = tuple(from_dict(row, each) for each in values[name])
     return from_dict(TextReport, values)
@@ -205,7 +203,7 @@ def _bars(axes: Axes, names: list[str], read: IntArray, written: IntArray) -> No
 
 
 def _domain_report(
-    corpus: Corpus, copies_D: IntArray, domain: int, longer_than: int
+    corpus: CorpusIndex, copies_D: IntArray, domain: int, longer_than: int
 ) -> DomainReport:
     here = np.flatnonzero(corpus.domains_D == domain)
     lengths, copies = corpus.lengths_D[here], copies_D[here]

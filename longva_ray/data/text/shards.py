@@ -8,43 +8,30 @@
     sequence = shards[0]                          # T tokens, mapped from disk, not copied
     layout = ZigzagLayout(document_lengths=sequence.document_lengths, world_size=4)
 
-Every row holds exactly T tokens. Where documents ran out, padding fills the row and is a document
-of its own, the last of the row, so a layout takes the lengths as they are; only the labels of the
-last `num_padding` tokens have to be ignored. Tokens that are read but not trained on (a prompt) are
-stored complemented; `TokenSequence` tells them apart. On a local disk a row is a view on mapped
-pages; from an object store it is fetched, without the others of its part. What it does not do:
-shuffle, batch, or shift labels.
+Every row holds exactly T tokens. Where documents ran out, padding fills the row. It counts as one
+more document, the last of the row, so a layout takes the lengths as they are; only the labels of
+the last `num_padding` tokens have to be ignored. Tokens that are read but not trained on (a prompt)
+are stored complemented; `TokenSequence` tells them apart. How parts are read and written is
+`files.parts`' matter. What it does not do: shuffle, batch, or shift labels.
 
 Shapes: T tokens of one sequence, N sequences of a part.
 """
 
-import bisect
 import dataclasses
-import itertools
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
-from longva_ray.files.folder import open_ipc, part_name, write_atomically
-from longva_ray.files.places import open_place
+from longva_ray.files.parts import Kind, PartWriter, Shards
 from longva_ray.lm.base_models import tokenizer_fingerprint
 from longva_ray.settings.base import from_dict
 
 FORMAT_VERSION = 2
-
-
-MANIFEST_NAME = "token_shards.json"
-
-
-_KEY = b"longva_ray.content_key"
-
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -105,8 +92,8 @@ def unmark(marked_ids: TokenIds) -> TokenIds:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PartRecord:
-    """One file of shards, as the manifest lists it."""
+class TokenPart:
+    """One file of token shards."""
 
     num_sequences: int
     num_bytes: int
@@ -145,6 +132,14 @@ class TokenShardsMetadata:
     part_bytes: tuple[int, ...]
     format_version: int = FORMAT_VERSION
 
+    @property
+    def rows_of_parts(self) -> tuple[int, ...]:
+        return self.part_sequences
+
+    @property
+    def run_key(self) -> str:
+        return self.content_key
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
@@ -153,43 +148,29 @@ class TokenShardsMetadata:
         return from_dict(cls, json.loads(text))
 
 
-class TokenShards:
-    """The sequences of one folder or URI: `len(shards)`, `shards[i]`, iteration.
+TOKEN_SHARDS = Kind(
+    title="token shards",
+    manifest="token_shards.json",
+    key_field=b"longva_ray.content_key",
+    format_version=FORMAT_VERSION,
+    parse=TokenShardsMetadata.from_json,
+    error=TokenShardError,
+    job="jobs/prepare_text.py",
+    again="prepare the text again",
+)
 
-    Travels between processes by name, so workers may be handed one. Raises TokenShardError when the
-    place holds no complete token shards.
-    """
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = str(place)
-        self._filesystem, self._root = open_place(self.place)
-        self.metadata = read_manifest(self.place)
-        self._first_row = [0, *itertools.accumulate(self.metadata.part_sequences)]
-        self._readers: dict[int, pa.ipc.RecordBatchFileReader] = {}
+class TokenShards(Shards[TokenShardsMetadata, TokenSequence]):
+    """The sequences of one folder or URI (`files.parts.Shards`)."""
 
-    def __len__(self) -> int:
-        return self.metadata.num_sequences
+    kind = TOKEN_SHARDS
 
-    def __getitem__(self, index: int) -> TokenSequence:
-        """Sequence `index`; negative ones count from the end. IndexError outside the shards."""
-        row = index + len(self) if index < 0 else index
-        if not 0 <= row < len(self):
-            raise IndexError(f"sequence {index} of token shards that hold {len(self)}")
-        part = bisect.bisect_right(self._first_row, row) - 1
-        if part not in self._readers:
-            self._readers[part] = self._open(part)
-        batch = self._readers[part].get_batch(row - self._first_row[part])
+    def _row(self, batch: pa.RecordBatch) -> TokenSequence:
         return TokenSequence(
             marked_ids_T=batch.column("input_ids").flatten().to_numpy(zero_copy_only=True),
             document_lengths=tuple(batch.column("document_lengths")[0].as_py()),
             num_padding=batch.column("num_padding")[0].as_py(),
         )
-
-    def __iter__(self) -> Iterator[TokenSequence]:
-        return (self[index] for index in range(len(self)))
-
-    def __reduce__(self) -> tuple[type["TokenShards"], tuple[str]]:
-        return TokenShards, (self.place,)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises TokenShardError unless the shards were made with this very tokenizer."""
@@ -203,82 +184,41 @@ class TokenShards:
                 "this model"
             )
 
-    def _open(self, part: int) -> pa.ipc.RecordBatchFileReader:
-        path = f"{self._root}/{part_name(part)}"
-        info = self._filesystem.get_file_info(path)
-        expected = self.metadata.part_bytes[part]
-        if info.type != pyarrow.fs.FileType.File:
-            raise TokenShardError(f"{path} is gone although {MANIFEST_NAME} lists it; {_AGAIN}")
-        if info.size != expected:
-            raise TokenShardError(
-                f"{path} has {info.size} bytes instead of {expected}: it was cut short or "
-                f"replaced; {_AGAIN}"
-            )
-        reader = open_ipc(self._filesystem, path)
-        if reader.schema.metadata[_KEY].decode() != self.metadata.content_key:
-            raise TokenShardError(f"{path} comes from another run than its manifest; {_AGAIN}")
-        return reader
 
-
-_AGAIN = f"delete the folder's {MANIFEST_NAME} and prepare the text again to restore it"
-
-
-def read_manifest(place: str) -> TokenShardsMetadata:
-    """The manifest of a folder or URI; TokenShardError says what is wrong with it."""
-    filesystem, root = open_place(place)
-    try:
-        with filesystem.open_input_stream(f"{root}/{MANIFEST_NAME}") as file:
-            text = file.read().decode()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise TokenShardError(
-            f"{place} is no folder of token shards: it has no {MANIFEST_NAME}, which is written "
-            "last; make one with jobs/prepare_text.py, or run that again if it was interrupted"
-        ) from error
-    try:
-        metadata = TokenShardsMetadata.from_json(text)
-    except (ValueError, TypeError) as error:
-        raise TokenShardError(
-            f"{place}/{MANIFEST_NAME} is not a manifest of this version ({error}); delete the "
-            "folder and prepare the text again"
-        ) from error
-    if metadata.format_version != FORMAT_VERSION:
-        raise TokenShardError(
-            f"{place} has format {metadata.format_version}, this version reads {FORMAT_VERSION}; "
-            "prepare the text again"
-        )
-    return metadata
-
-
-class TokenShardWriter:
-    """Writes the parts of one run, from any process, and its manifest at the end.
-
-    A file under its final name is complete, and equal rows under an equal key give equal bytes.
-    """
+class TokenShardWriter(PartWriter[TokenShardsMetadata]):
+    """Writes the parts of one run, from any process, and its manifest at the end."""
 
     def __init__(self, place: str, *, content_key: str, sequence_length: int) -> None:
-        self._filesystem, self._root = open_place(place)
-        self._schema = pa.schema(
-            [
-                pa.field("input_ids", pa.list_(pa.int32(), sequence_length), nullable=False),
-                pa.field("document_lengths", pa.list_(pa.int32()), nullable=False),
-                pa.field("num_padding", pa.int32(), nullable=False),
-            ],
-            metadata={_KEY: content_key.encode()},
-        )
+        columns = [
+            pa.field("input_ids", pa.list_(pa.int32(), sequence_length), nullable=False),
+            pa.field("document_lengths", pa.list_(pa.int32()), nullable=False),
+            pa.field("num_padding", pa.int32(), nullable=False),
+        ]
+        super().__init__(place, TOKEN_SHARDS, pa.schema(columns), content_key)
         self._sequence_length = sequence_length
 
-    def write_part(self, part: int, sequences: Sequence[TokenSequence]) -> PartRecord:
+    def write_part(self, part: int, sequences: Sequence[TokenSequence]) -> TokenPart:
         """Write one part under its final name, or not at all."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self._schema) as writer:
-            for sequence in sequences:
-                writer.write_batch(self._batch(sequence))
-        content = sink.getvalue()
-        write_atomically(self._filesystem, self._root, part_name(part), content)
-        return PartRecord(
+        return TokenPart(
             num_sequences=len(sequences),
-            num_bytes=content.size,
+            num_bytes=self._write(part, map(self._batch, sequences)),
             largest_id=max(int(sequence.input_ids_T.max()) for sequence in sequences),
+        )
+
+    def existing_part(self, part: int, num_sequences: int) -> TokenPart | None:
+        """The part if an earlier run under the same key wrote it, else None."""
+        written = self._written(part, num_sequences)
+        if written is None:
+            return None
+        try:
+            batches = [written.reader.get_batch(row) for row in range(num_sequences)]
+        except (pa.ArrowInvalid, OSError):
+            return None
+        ids = (batch.column("input_ids").flatten().to_numpy() for batch in batches)
+        return TokenPart(
+            num_sequences=num_sequences,
+            num_bytes=written.num_bytes,
+            largest_id=max(int(unmark(each).max()) for each in ids),
         )
 
     def _batch(self, sequence: TokenSequence) -> pa.RecordBatch:
@@ -293,30 +233,3 @@ class TokenShardWriter:
             pa.array([sequence.num_padding], pa.int32()),
         ]
         return pa.record_batch(columns, schema=self._schema)
-
-    def existing_part(self, part: int, num_sequences: int) -> PartRecord | None:
-        """The part if an earlier run under the same key wrote it, else None."""
-        path = f"{self._root}/{part_name(part)}"
-        info = self._filesystem.get_file_info(path)
-        if info.type != pyarrow.fs.FileType.File:
-            return None
-        try:
-            reader = open_ipc(self._filesystem, path)
-            if not reader.schema.equals(self._schema, check_metadata=True):
-                return None
-            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError):
-            return None
-        if len(batches) != num_sequences:
-            return None
-        ids = (batch.column("input_ids").flatten().to_numpy() for batch in batches)
-        return PartRecord(
-            num_sequences=num_sequences,
-            num_bytes=info.size,
-            largest_id=max(int(unmark(each).max()) for each in ids),
-        )
-
-    def commit(self, metadata: TokenShardsMetadata) -> None:
-        """Declare the shards complete."""
-        content = metadata.to_json().encode()
-        write_atomically(self._filesystem, self._root, MANIFEST_NAME, content)

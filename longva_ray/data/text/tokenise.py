@@ -1,56 +1,39 @@
-"""Documents -> token ids on disk, where the packing finds them.
+"""Documents -> token ids on disk, where the packing finds them (`groups`).
 
-    group of files -> group-00000.tokens  (int32 ids of all its documents, one behind the other)
-                      group-00000.arrow   (length and domain of each document, counts; written last)
+    files of a group -> documents -> ids of each, with its separator -> tokens and index
 
-Groups are the unit of parallel work and of resuming. Their borders follow from the files alone, and
-the documents of all groups in order are the documents of all files in order. Token files are raw,
-so that a packer can read any document with one ranged read, from a disk or an object store. Every
-document carries its separator: BOS in front or EOS behind.
-
-Shapes: D documents.
+Every document carries its separator: BOS before it or EOS after it. With labels in a text, the ids
+of the other tokens are marked as read only.
 """
 
 import collections
 import dataclasses
-import hashlib
-import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.fs
 from transformers import PreTrainedTokenizerBase
 
+from longva_ray.data.text.documents import BadRecord, SourceDocument
 from longva_ray.data.text.files import SourceFile, TextError
+from longva_ray.data.text.groups import (
+    TOKEN_DTYPE,
+    GroupCounts,
+    group_index,
+    index_name,
+    tokens_name,
+)
 from longva_ray.data.text.shards import mark_read_only
-from longva_ray.data.text.sources import BadRecord, Document, read_documents
-from longva_ray.files.folder import INCOMING, write_atomically
-from longva_ray.files.places import open_place
-from longva_ray.settings.base import from_dict
+from longva_ray.data.text.sources import read_documents
+from longva_ray.files.digest import Digest
+from longva_ray.files.folder import Folder
 from longva_ray.settings.data import TextDataConfig
 
-TOKEN_DTYPE = np.dtype("<i4")
-
-
-MIN_PART_BYTES = 2**20
-"""Of a large file; less is not worth a task."""
-
-
 _BATCH_DOCUMENTS = 256
-
-
 _BATCH_CHARACTERS = 2**21
-
-
 _KEPT_MESSAGES = 20
-
-
-_COUNTS = b"longva_ray.counts"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,30 +52,6 @@ class TokeniseSpec:
     """Travels with the worker, so that nodes need no access to the checkpoint."""
     separator: Separator
     config: TextDataConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class GroupCounts:
-    """What became of the records of a group that are no documents, and a digest of its tokens."""
-
-    empty: dict[str, int]
-    """Documents without text, for each domain."""
-    unreadable: int
-    messages: tuple[str, ...]
-    """What was wrong with the first unreadable ones."""
-    tokens_blake2b: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TokenisedGroup:
-    """The index of one group."""
-
-    lengths_D: npt.NDArray[np.int32]
-    """Tokens of each document, its separator included."""
-    domains_D: npt.NDArray[np.int32]
-    """Number of each document's domain in `domain_names`."""
-    domain_names: tuple[str, ...]
-    counts: GroupCounts
 
 
 def resolve_separator(tokenizer: PreTrainedTokenizerBase, name: str) -> Separator:
@@ -115,56 +74,10 @@ def resolve_separator(tokenizer: PreTrainedTokenizerBase, name: str) -> Separato
     return Separator(token_id=vocabulary[name], side="behind")
 
 
-def group_files(files: Sequence[SourceFile], group_bytes: int) -> list[tuple[SourceFile, ...]]:
-    """Consecutive files together, each group as long as it stays within `group_bytes`; each part of
-    a larger file of JSON lines by itself."""
-    groups: list[list[SourceFile]] = []
-    size = 0
-    for part in (part for file in files for part in file.parts(max(group_bytes, MIN_PART_BYTES))):
-        start, stop = part.span or (0, part.num_bytes)
-        if not groups or size + stop - start > group_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(part)
-        size += stop - start
-    return [tuple(group) for group in groups]
-
-
-def read_group(work: str, group: int) -> TokenisedGroup | None:
-    """The index of a group, or None if its tokens are not all there."""
-    filesystem, root = open_place(work)
-    try:
-        with filesystem.open_input_file(f"{root}/{index_name(group)}") as file:
-            table = pa.ipc.open_file(file).read_all()
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-    names = table.schema.field("domain").type
-    assert isinstance(names, pa.DictionaryType)
-    domain = table.column("domain").combine_chunks()
-    lengths = table.column("length").to_numpy()
-    info = filesystem.get_file_info(f"{root}/{tokens_name(group)}")
-    if info.size != TOKEN_DTYPE.itemsize * int(lengths.sum(dtype=np.int64)):
-        return None
-    return TokenisedGroup(
-        lengths_D=lengths,
-        domains_D=domain.indices.to_numpy(),
-        domain_names=tuple(domain.dictionary.to_pylist()),
-        counts=from_dict(GroupCounts, json.loads(table.schema.metadata[_COUNTS])),
-    )
-
-
-def tokens_name(group: int) -> str:
-    return f"group-{group:05d}.tokens"
-
-
-def index_name(group: int) -> str:
-    return f"group-{group:05d}.arrow"
-
-
 class TokeniseGroup:
     """Worker: tokenises the files of one group into the work folder."""
 
-    def __init__(self, work: str, spec: TokeniseSpec) -> None:
+    def __init__(self, work: Folder, spec: TokeniseSpec) -> None:
         self._work = work
         self._spec = spec
 
@@ -175,31 +88,27 @@ class TokeniseGroup:
         """
         # Tasks run side by side already; threads of the tokenizer on top would only compete.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        filesystem, root = open_place(self._work)
         tally = _Tally(skip=self._spec.config.on_error == "skip")
-        digest = hashlib.blake2b(digest_size=16)
+        digest = Digest()
         lengths: list[int] = []
         domains: list[str] = []
-        temporary = f"{root}/{INCOMING}/{uuid.uuid4().hex}"
-        filesystem.create_dir(f"{root}/{INCOMING}", recursive=True)
-        with filesystem.open_output_stream(temporary) as out:
+        with self._work.writing(tokens_name(group)) as out:
             for batch in _batches(tally.documents(files, self._spec.config)):
                 for document, ids in zip(batch, self._tokenise(batch), strict=True):
                     out.write(ids.tobytes())
-                    digest.update(ids.data)
+                    digest.add(ids.data)
                     lengths.append(len(ids))
                     domains.append(document.domain)
-        filesystem.move(temporary, f"{root}/{tokens_name(group)}")
         counts = GroupCounts(
             empty=dict(tally.empty),
             unreadable=tally.unreadable,
             messages=tuple(tally.messages),
-            tokens_blake2b=digest.hexdigest(),
+            tokens_blake2b=digest.hex(),
         )
-        write_atomically(filesystem, root, index_name(group), _index(lengths, domains, counts))
+        self._work.write(index_name(group), group_index(lengths, domains, counts))
         return len(lengths)
 
-    def _tokenise(self, batch: Sequence[Document]) -> Iterator[npt.NDArray[np.int32]]:
+    def _tokenise(self, batch: Sequence[SourceDocument]) -> Iterator[npt.NDArray[np.int32]]:
         spec = self._spec
         encoded = spec.tokenizer(
             [document.text for document in batch],
@@ -218,7 +127,7 @@ class TokeniseGroup:
 
 
 def _read_only_outside(
-    document: Document, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+    document: SourceDocument, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
 ) -> list[int]:
     """Token ids, those whose last character is no label marked (`mark_read_only`)."""
     # One character more: tokens of no characters end at 0 and look at the last entry.
@@ -238,7 +147,9 @@ class _Tally:
         self.unreadable = 0
         self.messages: list[str] = []
 
-    def documents(self, files: Iterable[SourceFile], config: TextDataConfig) -> Iterator[Document]:
+    def documents(
+        self, files: Iterable[SourceFile], config: TextDataConfig
+    ) -> Iterator[SourceDocument]:
         for file in files:
             for item in read_documents(file, config):
                 if isinstance(item, BadRecord):
@@ -256,9 +167,9 @@ class _Tally:
             self.messages.append(record.message)
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[SourceDocument]) -> Iterator[list[SourceDocument]]:
     """Documents by the batch, bounded in number and in characters."""
-    batch: list[Document] = []
+    batch: list[SourceDocument] = []
     characters = 0
     for document in documents:
         batch.append(document)
@@ -268,19 +179,3 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _index(lengths: list[int], domains: list[str], counts: GroupCounts) -> pa.Buffer:
-    names = sorted(set(domains))
-    number = {name: index for index, name in enumerate(names)}
-    codes = pa.array([number[domain] for domain in domains], pa.int32())
-    table = pa.table(
-        {
-            "length": pa.array(lengths, pa.int32()),
-            "domain": pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string())),
-        }
-    ).replace_schema_metadata({_COUNTS: json.dumps(dataclasses.asdict(counts)).encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()

@@ -1,47 +1,15 @@
-"""What is written once is whole, whenever its writer dies."""
+"""Paths and URIs: what is fetched, what a folder holds, how names are put together."""
 
 import http.server
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from longva_ray.files.folder import lock, write_once
-from longva_ray.files.places import child, list_folder, local_file
-
-
-def fill(folder: Path, *, names: str, fail: bool = False) -> None:
-    folder.mkdir()
-    for name in names:
-        (folder / name).write_text(name)
-    if fail:
-        raise InterruptedError
-
-
-def test_a_broken_folder_is_made_again(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "folder"
-    with pytest.raises(InterruptedError):
-        write_once(folder, lambda path: fill(path, names="abc", fail=True))
-    assert not folder.exists()
-    write_once(folder, lambda path: fill(path, names="de"))
-    assert sorted(path.name for path in folder.iterdir()) == ["d", "e"]
-    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
-
-
-def test_a_file_is_not_written_twice(tmp_path: Path) -> None:
-    file = tmp_path / "file.mp4"
-
-    def write(path: Path) -> None:
-        assert path.suffix == ".mp4"  # which tells writers of videos the container
-        path.write_text("first")
-
-    write_once(file, write)
-    write_once(file, lambda path: path.write_text("second"))
-    assert file.read_text() == "first"
+from longva_ray.files.places import child, local_file
+from longva_ray.files.videos import list_folder
 
 
 def test_a_folder_gives_its_files_as_places_of_the_same_kind(tmp_path: Path) -> None:
@@ -104,22 +72,3 @@ def test_names_go_before_the_query_of_a_uri() -> None:
     assert child("what?", "a") == "what?/a"
     assert child("s3://bucket/data", "a/b") == "s3://bucket/data/a/b"
     assert child("s3://bucket/data/?region=x&y=z", "a") == "s3://bucket/data/a?region=x&y=z"
-
-
-def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
-    script = (
-        "import pathlib, sys; from longva_ray.files.folder import lock;"
-        "held = lock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(ValueError, match="held by another process"):
-        lock(tmp_path / "lock")
-    holder.kill()
-    holder.communicate()
-    lock(tmp_path / "lock").close()

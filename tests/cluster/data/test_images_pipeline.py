@@ -8,7 +8,7 @@ import pytest
 from vision_world import conversation, write_base, write_samples
 
 from longva_ray.data.images.pipeline import prepare_images
-from longva_ray.data.images.shards import VisionShardError, VisionShards, read_manifest
+from longva_ray.data.images.shards import VisionShardError, VisionShards
 from longva_ray.settings.data import ImageDataConfig
 
 CONFIG = ImageDataConfig(row_tokens=200, part_samples=3, task_cpus=0.5)
@@ -76,7 +76,8 @@ def test_parallel_and_alone_give_the_same_bytes(
     alone = prepare(samples, tmp_path / "alone", base, replace(CONFIG, max_tasks=1))
     assert content(alone) == content(prepared)
     other = prepare(samples, tmp_path / "other", base, replace(CONFIG, seed=1))
-    assert read_manifest(str(other)).content_key != read_manifest(str(prepared)).content_key
+    keys = [VisionShards(folder).metadata.content_key for folder in (other, prepared)]
+    assert keys[0] != keys[1]
 
 
 def test_finished_parts_stay(prepared: Path, samples: Path, base: str, tmp_path: Path) -> None:
@@ -95,8 +96,12 @@ def test_shards_that_are_there_are_left_alone(prepared: Path, samples: Path, bas
     before = {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
     prepare(samples, prepared, base)
     assert {path: path.stat().st_mtime_ns for path in prepared.iterdir()} == before
-    with pytest.raises(VisionShardError, match="other samples"):
+    with pytest.raises(VisionShardError, match="made with another seed;"):
         prepare(samples, prepared, base, replace(CONFIG, seed=1))
+    fewer = samples.with_name("fewer.json")
+    fewer.write_text(json.dumps(json.loads(samples.read_text())[1:]))
+    with pytest.raises(VisionShardError, match="made with another set of samples;"):
+        prepare(fewer, prepared, base)
 
 
 def test_stopping_at_the_first_bad_sample(

@@ -19,8 +19,9 @@ from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.run import deploy
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.shards.encoded_video import EncodedVideo
 from longva_ray.shards.pipeline import encode_videos
-from longva_ray.shards.store import EncodedVideo, ShardStore
+from longva_ray.shards.store import ShardStore
 
 ENCODE = EncodeConfig(
     dtype="float32", part_frames=8, encoder_cpus=0.5, encoder_gpus=0, decode_cpus=0.5
@@ -54,7 +55,7 @@ def store(
 @pytest.fixture(scope="module")
 def video(store: ShardStore) -> EncodedVideo:
     (record,) = store.records()
-    return EncodedVideo(store, record)
+    return EncodedVideo(record, store.read_part)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_a_file_below_an_allowed_root_is_encoded_on_the_way(
         model="tiny", messages=about(path.as_uri()), max_tokens=8
     )
     (record,) = [record for record in store.records() if record.source == path.name]
-    tokens = EncodedVideo(store, record).tokens()
+    tokens = EncodedVideo(record, store.read_part).tokens()
     assert len(tokens) == 5
     assert answer.choices[0].message.content == expected_text(engine, tokens, 8)
     listed = httpx.get(f"{url}/v1/videos", headers={"Authorization": f"Bearer {KEY}"}).json()

@@ -15,8 +15,9 @@ from encoded_video import SPEC, VIDEO_ID, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longva_ray.files.parts import part_name
 from longva_ray.shards.schema import ShardError, VideoRecord
-from longva_ray.shards.store import ShardStore, part_name
+from longva_ray.shards.store import ShardStore
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -219,16 +220,16 @@ def test_what_is_missing_on_s3_is_told_by_the_listing_alone(s3_bucket: str) -> N
     assert record is not None
 
     def fill(part: int, size: int) -> None:
-        with store.filesystem.open_output_stream(f"{folder}/{part_name(part)}") as file:
+        with store.folder.filesystem.open_output_stream(f"{folder}/{part_name(part)}") as file:
             file.write(bytes(size))
 
     fill(1, record.part_bytes[1])  # whoever read it would call it damaged
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == []
     fill(2, record.part_bytes[2] + 1)
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == [2]
-    store.filesystem.delete_file(f"{folder}/{part_name(0)}")
+    store.folder.filesystem.delete_file(f"{folder}/{part_name(0)}")
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0, 2]
-    store.filesystem.delete_file(f"{folder}/video.json")
+    store.folder.filesystem.delete_file(f"{folder}/video.json")
     assert store.missing_parts(VIDEO_ID, SPEC, 12) == [0]
 
 

@@ -10,8 +10,9 @@ from counting_video import write_counting_video
 
 from longva_ray.files.places import file_name, local_file, open_place
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.shards.encoded_video import EncodedVideo
 from longva_ray.shards.schema import EncodingSpec
-from longva_ray.shards.store import EncodedVideo, ShardStore
+from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import (
     Batch,
     DecodeSegment,
@@ -38,8 +39,8 @@ def test_a_video_on_s3_gives_the_tokens_of_the_same_file_on_disk(
     from_disk = encode_one_video(str(counting_video), local, spec, encode)
     assert from_s3 == from_disk
     assert from_s3.source == "counting.mp4"
-    tokens = EncodedVideo(remote, from_s3).tokens()
-    assert torch.equal(tokens, EncodedVideo(local, from_disk).tokens())
+    tokens = EncodedVideo(from_s3, remote.read_part).tokens()
+    assert torch.equal(tokens, EncodedVideo(from_disk, local.read_part).tokens())
 
 
 def test_a_uri_that_names_nothing_is_a_row_with_the_reason(
@@ -150,11 +151,11 @@ def test_parts_that_are_not_the_recorded_ones_are_made_again_and_the_record_is_r
     # As an older Arrow might have written it: another size, and whole.
     name = f"{folder}/video.json"
     old = dataclasses.replace(record, part_bytes=(7, *record.part_bytes[1:]))
-    with store.filesystem.open_output_stream(name) as file:
+    with store.folder.filesystem.open_output_stream(name) as file:
         file.write(old.to_json().encode())
     assert store.missing_parts(record.video_id, spec, record.num_frames) == [0]
     assert encode_one_video(str(counting_video), store, spec, encode) == record
-    EncodedVideo(store, record).verify()
+    EncodedVideo(record, store.read_part).verify()
 
 
 def test_local_files_are_not_copied(counting_video: Path) -> None:

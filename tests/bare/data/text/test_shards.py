@@ -8,7 +8,7 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 
 from longva_ray.data.text.shards import (
-    MANIFEST_NAME,
+    TOKEN_SHARDS,
     TokenSequence,
     TokenShardError,
     TokenShards,
@@ -103,7 +103,7 @@ def test_what_is_no_shards_is_refused(tmp_path: Path) -> None:
         TokenShards(tmp_path)
     with pytest.raises(TokenShardError, match="no folder of token shards"):
         TokenShards(tmp_path / "absent")
-    (tmp_path / MANIFEST_NAME).write_text("{}")
+    (tmp_path / TOKEN_SHARDS.manifest).write_text("{}")
     with pytest.raises(TokenShardError, match="not a manifest"):
         TokenShards(tmp_path)
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.fs
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from longva_ray.data.text import files as text_files
+from longva_ray.data.text.documents import BadRecord, SourceDocument
 from longva_ray.data.text.files import TextError, find_files, source_fingerprint
-from longva_ray.data.text.sources import BadRecord, Document, read_documents
+from longva_ray.data.text.sources import read_documents
 from longva_ray.settings.data import TextDataConfig
 
 CONFIG = TextDataConfig()
@@ -26,7 +28,7 @@ RECORDS = [
 ]
 
 
-DOCUMENTS = [Document(each["text"], each["meta"]["redpajama_set_name"]) for each in RECORDS]
+DOCUMENTS = [SourceDocument(each["text"], each["meta"]["redpajama_set_name"]) for each in RECORDS]
 
 
 JSONL = "".join(json.dumps(each) + "\n" for each in RECORDS).encode()
@@ -38,7 +40,7 @@ NOISE = "".join(
 """Enough for several chunks even when compressed."""
 
 
-def read(place: Path, config: TextDataConfig = CONFIG) -> list[Document | BadRecord]:
+def read(place: Path, config: TextDataConfig = CONFIG) -> list[SourceDocument | BadRecord]:
     return [each for file in find_files([str(place)]) for each in read_documents(file, config)]
 
 
@@ -108,9 +110,9 @@ def test_a_folder_of_text(tmp_path: Path) -> None:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text(f"{name}\n\u00e4", encoding="utf-8")
     assert read(tmp_path / "in") == [
-        Document("b.txt\n\u00e4", "in"),
-        Document("law/deep/one.txt\n\u00e4", "law"),
-        Document("law/two.md\n\u00e4", "law"),
+        SourceDocument("b.txt\n\u00e4", "in"),
+        SourceDocument("law/deep/one.txt\n\u00e4", "law"),
+        SourceDocument("law/two.md\n\u00e4", "law"),
     ]
 
 
@@ -142,9 +144,9 @@ def test_fields_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "x", "kind": 3, "a.b": "y"}\n')
     named = replace(CONFIG, text_field="body", domain_field="kind")
-    assert read(path, named) == [Document("x", "3")]
-    assert read(path, replace(named, domain_field="a.b")) == [Document("x", "y")]
-    assert read(path, replace(named, domain_field=None)) == [Document("x", "all")]
+    assert read(path, named) == [SourceDocument("x", "3")]
+    assert read(path, replace(named, domain_field="a.b")) == [SourceDocument("x", "y")]
+    assert read(path, replace(named, domain_field=None)) == [SourceDocument("x", "all")]
     (bad,) = read(path)
     assert bad.message.startswith(f"{path}, line 1: no text in field 'text'")
     (bad,) = read(path, replace(CONFIG, text_field="body"))
@@ -180,7 +182,7 @@ def test_a_compressed_file_cut_in_the_middle(tmp_path: Path, suffix: str, compre
     path.write_bytes(content[: len(content) // 2])
     *good, bad = read(path, replace(CONFIG, domain_field="d"))
     assert len(good) > 1000
-    assert all(isinstance(each, Document) for each in good)
+    assert all(isinstance(each, SourceDocument) for each in good)
     assert bad.message.startswith(f"{path}, after line {len(good)}: the rest of the file")
 
 
@@ -241,7 +243,7 @@ def test_labels_and_missing_columns_of_parquet(tmp_path: Path) -> None:
 
 
 class Dropping:
-    """A store whose connection is lost behind the first bytes of every file."""
+    """A store whose connection is lost after the first bytes of every file."""
 
     def __init__(self, num_bytes: int) -> None:
         self._num_bytes = num_bytes
@@ -273,7 +275,7 @@ def test_a_lost_connection_is_no_damage(
     (tmp_path / "a.txt").write_bytes(JSONL)
     (file,) = find_files([str(tmp_path / name)])
     store = Dropping(file.num_bytes // 2)
-    monkeypatch.setattr(text_files, "open_place", lambda place: (store, file.path))
+    monkeypatch.setattr(text_files, "Folder", lambda place: SimpleNamespace(filesystem=store))
     with pytest.raises(TextError, match=r"cannot be fetched \(connection reset by peer\); run ag"):
         list(read_documents(file, CONFIG))
 

@@ -1,0 +1,82 @@
+"""The manifest of vision shards: what was put in, and what came out.
+
+samples, tokenizer, grids, settings -> Provenance
+Provenance, results of all parts -> VisionShardsMetadata
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from longva_ray.data.images.chat import RawSample
+from longva_ray.data.images.encode import PartResult
+from longva_ray.data.images.shards import VisionShardError, VisionShardsMetadata
+from longva_ray.files.digest import Digest, digest_of
+from longva_ray.vision.encoding import GridSettings
+
+_VERSIONS = ("longva-ray", "numpy", "pillow", "pyarrow", "tokenizers", "transformers")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """What vision shards are made from, as their manifest says it."""
+
+    source: tuple[str, ...]
+    """The files that were read."""
+    grids: GridSettings
+    tokenizer_fingerprint: str
+    settings: dict[str, Any]
+    """Those that decide what is written."""
+    key: str
+    """Hash of samples and all the above."""
+
+    @classmethod
+    def of(
+        cls,
+        samples: Sequence[RawSample],
+        *,
+        source: Sequence[str],
+        grids: GridSettings,
+        tokenizer_fingerprint: str,
+        settings: dict[str, Any],
+    ) -> "Provenance":
+        decides = [settings, tokenizer_fingerprint, dataclasses.asdict(grids)]
+        digest = Digest().add(json.dumps(decides))
+        for sample in samples:
+            digest.add(json.dumps([sample.sample_id, sample.folder, sample.content]))
+        return cls(
+            source=tuple(source),
+            grids=grids,
+            tokenizer_fingerprint=tokenizer_fingerprint,
+            settings=settings,
+            key=digest.hex(),
+        )
+
+
+def manifest_of(results: Sequence[PartResult], origin: Provenance) -> VisionShardsMetadata:
+    """The manifest of these parts. Raises VisionShardError if no sample could be used."""
+    records = [result.record for result in results]
+    left_out = [each for result in results for each in result.left_out]
+    if not any(record.row_tokens for record in records):
+        raise VisionShardError(
+            f"none of {len(left_out)} samples can be used; the first is {left_out[0].sample_id}: "
+            f"{left_out[0].reason}"
+        )
+    return VisionShardsMetadata(
+        row_tokens=tuple(length for record in records for length in record.row_tokens),
+        row_grids=tuple(number for record in records for number in record.row_grids),
+        num_samples=sum(record.num_samples for record in records),
+        num_left_out=len(left_out),
+        num_trained=sum(record.num_trained for record in records),
+        grids=origin.grids,
+        tokenizer_fingerprint=origin.tokenizer_fingerprint,
+        source=origin.source,
+        key=origin.key,
+        content_key=digest_of(json.dumps([record.digest for record in records])),
+        settings=origin.settings,
+        versions={name: version(name) for name in _VERSIONS},
+        part_rows=tuple(len(record.row_tokens) for record in records),
+        part_bytes=tuple(record.num_bytes for record in records),
+    )
