@@ -32,7 +32,7 @@ from timing import (
 )
 from torch_ring import torch_ring
 
-from longva_ray.lm.loss import TILE_BYTES
+from longva_ray.lm.tiled_loss import TILE_BYTES
 from longva_ray.ring.attention import Ring, Schedule, ring_attention
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.ring.plan import ring_blocks

@@ -23,7 +23,7 @@ import dataclasses
 import math
 from typing import Any, Literal, Self, TypeAlias
 
-from longva_ray.lm.loss import TILE_BYTES
+from longva_ray.lm.tiled_loss import TILE_BYTES
 from longva_ray.lm.tiled_mlp import MIN_TOKENS, TILE_TOKENS, num_tiles
 from longva_ray.settings.training import TrainConfig
 

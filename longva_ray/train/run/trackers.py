@@ -3,9 +3,12 @@
     with Trackers(folder, ("tensorboard",), name=..., settings=...) as trackers:
         trackers.log(record)
 
-They live in the driver, not in a worker, so they outlast workers that are lost. Steps that are done
-again after a restart are logged again; the last line of a step counts. Packages are imported when
-they are asked for. Numbers are not worth a run: where they cannot be written, training goes on.
+They live in the driver, so they outlast workers that are lost. Steps that are done again after a
+restart are logged again; the last line of a step counts. Packages are imported when they are asked
+for. Numbers are not worth a run: where they cannot be written, training goes on.
+
+The trackers of accelerate and Ray are not used: they belong inside workers, and a class here is
+about ten lines.
 """
 
 import dataclasses
@@ -36,7 +39,7 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """One JSON object a step, flushed at once."""
+    """One JSON object a step, flushed after each."""
 
     def __init__(self, folder: Path) -> None:
         self._file = (folder / METRICS).open("a")
