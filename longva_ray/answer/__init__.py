@@ -1,2 +1,1 @@
-"""Stage 5, logits -> answer, on cached visual tokens: `score` (teacher-forced) and `generate`
-(streaming)."""
+"""Logits -> answer, on cached visual tokens: scored (teacher-forced) or generated (streamed)."""

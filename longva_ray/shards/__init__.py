@@ -1,2 +1,1 @@
-"""Stage 3, visual tokens <-> embedding shards: `schema`, `store`, `workers`, and `pipeline`, the
-Ray Data graph."""
+"""Visual tokens <-> embedding shards: schema, store, workers, and the Ray Data graph."""

@@ -1,1 +1,1 @@
-"""Training: packing, image chat, preferences, the loop, ZeRO, checkpoints, the memory plan."""
+"""Rows -> weights: the loop with its engines and checkpoints, `stages`, and Ray Train (`run`)."""
