@@ -7,8 +7,9 @@
         --recipe longva_7b --model /data/runs/align-1/final --shards /data/vision \\
         --storage /data/runs --name align-2
 
-Stage 1 trains the projector, stage 2 everything. The same --name continues a run that was stopped
-or lost. Exit status 0 only when it is finished."""
+Stage 1 trains the projector, stage 2 everything. The model is written to STORAGE/NAME/final. Start
+the job with the same --name again to continue a run that was stopped or lost. Exit status 0 only
+when it is finished."""
 
 import dataclasses
 from dataclasses import dataclass

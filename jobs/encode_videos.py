@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/encode_videos.py --videos /data/videos --store s3://bucket/shards
 
-Prints a line for each video; the shards lie in --store. Start it again to go on where it stopped: a
-video that is already there costs a look at the disk. Exit status 1 if any video failed."""
+Writes the shards to --store and prints a line for each video. Start it again to continue where it
+stopped: a video that is already there costs one look at the store. Exit status 1 if any failed."""
 
 import json
 from dataclasses import asdict, dataclass

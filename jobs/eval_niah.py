@@ -4,8 +4,8 @@
         --models before=Qwen/Qwen2-7B-Instruct after=/checkpoints/qwen2-7b-224k \\
         --niah.rope-bases 3e6 1e7 3e7 1e8 3e8 1e9 --out /shared/niah
 
-Models are folders or hub names of causal language models, GGUF files, or LongVA checkpoints. Runs
-again where it stopped. Writes niah.json, niah.png and perplexity.png."""
+Models are folders or hub names of causal language models, GGUF files, or LongVA checkpoints. Writes
+niah.json, niah.png and perplexity.png to --out. Start it again to continue where it stopped."""
 
 from dataclasses import dataclass
 

@@ -4,8 +4,9 @@
         --models LongVA=lmms-lab/LongVA-7B --videos /data/film.mp4 \\
         --vniah.needles /data/v_niah_needles --store s3://bucket/shards --out /shared/vniah
 
-Without --videos a haystack is made; without needles, cards with numbers are. Runs again where it
-stopped. `--combine a/vniah.json b/vniah.json` only draws the models of earlier reports together."""
+Without --videos a haystack is made, and without needles cards with numbers are. Writes vniah.json
+and vniah.png to --out. Start it again to continue where it stopped. `--combine a/vniah.json
+b/vniah.json` runs nothing and draws the models of earlier reports in one figure."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Options:
     """Tokens that each language model was trained on, for the dotted lines; default: what its
     configuration says."""
     videos: tuple[str, ...] = ()
-    """Videos that make up the haystack, one behind the other; none: one is made from the seed."""
+    """Videos that make up the haystack, one after another. None: one is made from the seed."""
     store: str = "outputs/shards"
     """Folder or URI of the embedding shards."""
     out: str = "outputs/vniah"

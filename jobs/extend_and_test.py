@@ -3,7 +3,8 @@
     ray job submit --working-dir . -- python jobs/extend_and_test.py --recipe smollm2 \\
         --texts /data/books --out /data/extended
 
-What prepare_text, extend_text and eval_niah do, one behind the other. Goes on where it stopped."""
+Does what prepare_text, extend_text and eval_niah do, one after another, all in the folder --out.
+Start it again to continue where it stopped."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Options:
     """Causal language model instead of the recipe's: a folder, a Hugging Face id, or a GGUF
     file."""
     hold_out: int = 4
-    """One text in so many, in the order of their names, is for the tests only."""
+    """One text in this many, in the order of their names, is for the tests only."""
     text: TextDataConfig
     extend: ExtendConfig
     niah: NiahConfig

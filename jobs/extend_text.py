@@ -3,7 +3,8 @@
     ray job submit --working-dir . -- python jobs/extend_text.py --shards /data/tokens \\
         --storage /data/runs --name extend-1 --recipe longva_7b
 
-The same --name continues a run that was stopped or lost. Exit status 0 only when it is finished."""
+The model is written to STORAGE/NAME/final. Start the job with the same --name again to continue a
+run that was stopped or lost. Exit status 0 only when it is finished."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -43,7 +44,10 @@ def main(options: Options) -> int:
     storage, shards = absolute(options.storage), absolute(options.shards)
     model = find_base(options.model, options.recipe)
     if is_gguf(model) and is_uri(storage):
-        raise ValueError("a GGUF file is converted into the storage, which then must be a folder")
+        raise ValueError(
+            "a GGUF file is converted into a folder of the storage; give --storage a path, not a "
+            "URI"
+        )
     base = prepare_base(model, Path(storage) / options.name / "base")
     stage = TextStage(options.extend, base=base, shards=shards)
     stage.check_inputs()

@@ -4,8 +4,9 @@
         --recipe longva_7b --model /data/longva-base --data /data/llava/mixture.yaml \\
         --output /data/vision-32k
 
-Reads LLaVA's JSON and JSON lines, and YAML mixtures of them. Runs again where it stopped. Samples
-that cannot be used are counted, and named with their reason in report.json beside the shards."""
+Reads LLaVA's JSON and JSON lines, and YAML mixtures of them. Writes the shards and a report.json to
+--output. The report counts samples that cannot be used, and names each with the reason. Start it
+again to continue where it stopped."""
 
 import dataclasses
 

@@ -4,7 +4,8 @@
         --recipe longva_7b --texts /data/SlimPajama/train/chunk1 --output /data/tokens-224k
 
 Reads JSON lines (.jsonl, .gz, .zst), Parquet, datasets saved by Hugging Face `datasets`, or folders
-of text files. Runs again where it stopped. Beside the shards lie report.json and report.png."""
+of text files. Writes the shards, report.json and report.png to --output. Start it again to continue
+where it stopped."""
 
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Options:
     """Turn text into token shards for the text extension."""
 
     texts: tuple[str, ...]
-    """Files, folders and URIs of text, in the order that numbers the documents."""
+    """Files, folders and URIs of text. Their order numbers the documents."""
     output: str = "outputs/tokens"
     """Folder or URI of the token shards."""
     recipe: str = "tiny"

@@ -1,9 +1,9 @@
-"""Ask longva-tiny every form of question that its world knows.
+"""Ask longva-tiny every form of question that there is in its world.
 
     python jobs/quiz_tiny.py --frames 3 24 240
 
-Prints right answers by form and number of frames, and writes each question with its true and its
-given answer. Runs in one process, in minutes.
+Prints a table of right answers by form and number of frames. Writes every question, with the true
+answer and the given one, to --out. Runs in one process, in minutes.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Options:
     lists: int = 24
     """Lists of frames of each length."""
     seed: int = 3000
-    """Of the lists and their pictures."""
+    """Seed of the lists and their pictures."""
     out: str = "outputs/quiz.json"
     """File for every question and answer."""
 

@@ -11,7 +11,7 @@ def graph_of(rows: list[dict[str, Any]]) -> ray.data.Dataset:
     is built on it, not for other data sets of the process."""
     # Ray warns of every graph that has less to do than its workers could, such as for a store that
     # is complete.
-    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for")
+    warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent ")
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph.context.enable_progress_bars = False
     graph.context.raise_original_map_exception = True

@@ -29,10 +29,12 @@ def run(options: Options) -> int:
     """Run the demo; its results are in `options.folder`."""
     from rich.console import Console
 
+    console = Console()
+    console.print("Starting Ray on this machine. The demo takes about a minute on two cores.")
     from longva_ray.workflows.demo import run_demo
 
     start_ray_quietly()
     video = Path(absolute(options.video)) if options.video else None
     recipe = get_recipe(options.recipe)
-    run_demo(video, recipe, Path(absolute(options.folder)), Console(), seed=options.seed)
+    run_demo(video, recipe, Path(absolute(options.folder)), console, seed=options.seed)
     return 0

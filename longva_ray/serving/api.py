@@ -1,11 +1,11 @@
 """The HTTP messages: OpenAI's chat completions with `video_url` parts, plus scoring and the list of
 encoded videos.
 
-Unknown fields are refused with their names instead of being ignored, except for a neutral value,
-which OpenAI clients send for much that they do not want: null for any field, and what stands at the
-end of `ChatRequest`. The field names follow
-https://platform.openai.com/docs/api-reference/chat; `media_io_kwargs` is vLLM's and lmms-eval's way
-to ask for a number of frames."""
+Unknown fields are refused by name, never ignored. Neutral values are accepted, because OpenAI
+clients send them for much that they do not want: null for any field, and the values at the end of
+`ChatRequest`. The field names follow https://platform.openai.com/docs/api-reference/chat.
+`media_io_kwargs` is how vLLM and lmms-eval ask for a number of frames.
+"""
 
 import time
 import uuid
@@ -56,7 +56,7 @@ class ChatMessage(_Request):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[TextPart | VideoPart, Field(discriminator="type")]]
     name: str | None = None
-    """Tells people of one role apart; the prompt has no place for it."""
+    """Tells participants of one role apart. Accepted, but the prompt has no place for it."""
 
     @field_validator("role")
     @classmethod
@@ -85,7 +85,7 @@ class Conversation(_Request):
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
     media_io_kwargs: MediaIo | None = None
-    """At most this many frames of each video, spread evenly over those that are encoded."""
+    """At most this many frames of each video, spread evenly over the encoded ones."""
 
     @property
     def num_frames(self) -> int | None:
@@ -93,7 +93,7 @@ class Conversation(_Request):
 
 
 StopText = Annotated[str, Field(max_length=256)]
-"""Short, since it is looked for after every token."""
+"""Short, because the answer is searched for it after every token."""
 
 
 class ChatRequest(Conversation):
@@ -102,12 +102,12 @@ class ChatRequest(Conversation):
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
-    """At most four, as OpenAI has it."""
+    """At most four, as in OpenAI's API."""
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    # What is not done here, with the value that does not ask for it.
+    # What this server does not do. The one value that is accepted does not ask for it.
     n: Literal[1] = 1
     frequency_penalty: Literal[0] = 0
     presence_penalty: Literal[0] = 0
@@ -121,7 +121,7 @@ class ChatRequest(Conversation):
 
     @property
     def answer_tokens(self) -> int | None:
-        """Tokens that the answer may have; the newer name of this wins over the older one."""
+        """Tokens that the answer may have. The newer name of the field wins over the older one."""
         return self.max_completion_tokens or self.max_tokens
 
     def settings(self) -> GenerationSettings:

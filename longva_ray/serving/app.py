@@ -85,8 +85,8 @@ async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
 
 @routes.exception_handler(ValueError)
 async def _mistake(_: Request, error: ValueError) -> JSONResponse:
-    """A user's mistake that only the model or the decoder could notice; its text says what and how
-    to mend it. A damaged shard is not the user's."""
+    """A user's mistake that only the model or the decoder can notice. Its text says what is wrong
+    and how to mend it. A damaged shard is not the user's mistake."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, ShardError):
         logger.error("%s", cause)
@@ -115,8 +115,8 @@ def build_app(args: AppArgs) -> serve.Application:
             max_ongoing_requests=config.max_ongoing_requests,
             max_queued_requests=config.max_queued_requests,
             ray_actor_options={"num_cpus": config.lm_cpus, "num_gpus": config.lm_gpus},
-            # An answer in progress may finish when the application goes. `serve.delete` waits a
-            # minute for all of it.
+            # An answer in progress may finish when the application is taken down. `serve.delete`
+            # waits a minute for everything together.
             graceful_shutdown_timeout_s=45,
         )
         .bind(args.checkpoint, args.store, spec, config)
@@ -142,7 +142,7 @@ def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
     return cast(serve.Deployment, serve.deployment(replica))
 
 
-# `serve.ingress` takes a copy of the routes where it stands: what they use has to be defined above.
+# `serve.ingress` copies the routes at this point, so what they use must be defined above.
 
 
 async def _events(

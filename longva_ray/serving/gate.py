@@ -1,7 +1,7 @@
-"""What is looked at before a request's body is read.
+"""What is checked before the body of a request is read: the key, and the length of the body.
 
-FastAPI reads the whole body, however long, before it runs anything of ours for that request. So the
-key and the length of the body are checked in front of it.
+FastAPI reads the whole body, however long, before it runs any of our code for that request. So this
+runs before FastAPI.
 """
 
 import hmac
@@ -15,18 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from longva_ray.serving.api import ApiError
 
 MAX_BODY_BYTES = 8 * 2**20
-"""Several times the text of the longest prompt; videos are named in a body and not sent."""
+"""Several times the text of the longest prompt. A body names videos; it does not contain them."""
 
 
 OPEN_PATHS = ("/health", "/docs", "/redoc", "/openapi.json")
-"""What everybody may ask for: a browser and a load balancer have no key."""
+"""What needs no key, because a browser or a load balancer has none."""
 
 
 class Gate:
     """ASGI middleware: 401 without the server's key, 413 for a body beyond `MAX_BODY_BYTES`."""
 
     def __init__(self, app: ASGIApp, key: Callable[[], str | None]) -> None:
-        """`key` gives the server's key, None if it has none; it is asked at every request."""
+        """`key` returns the server's key, or None if it has none; it is called for each request."""
         self._app = app
         self._key = key
 

@@ -1,8 +1,9 @@
-"""`video_url` -> video id: which URLs a server accepts, and what it says about those it does not.
+"""`video_url` -> video id: which URLs a server accepts, and what it says about others.
 
-Two kinds: the id of an encoded video, and `file://` paths below a folder that the operator allowed.
+It accepts the id of an encoded video, and `file://` paths below a folder that the operator allowed.
 Paths are resolved first, so neither `..` nor a symbolic link leads out of the allowed folders.
-Nothing is ever fetched from the network."""
+Nothing is ever fetched from the network.
+"""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class MediaLibrary:
         allowed_roots: Sequence[str | Path],
         encode_command: str,
     ) -> None:
-        """`encode_command` is what a client is told who names a video that is not encoded."""
+        """`encode_command` is shown to a client that names a video that is not encoded."""
         self._store = store
         self._spec = spec
         self._allowed_roots = [Path(root).resolve() for root in allowed_roots]
@@ -36,7 +37,7 @@ class MediaLibrary:
     def encoded_id(self, url: str) -> str:
         """The id in a URL that names an encoded video.
 
-        Raises ApiError: 404 if this model's encoder never saw that video.
+        Raises ApiError: 404 if the video is not encoded for this model.
         """
         if not self.is_encoded(url):
             raise ApiError(
@@ -67,7 +68,7 @@ class MediaLibrary:
             raise ApiError(
                 403,
                 "path_not_allowed",
-                f"{url[:200]} lies outside the folders this server may read; start it with "
+                f"{url[:200]} is outside the folders this server may read; start it with "
                 "--allowed-roots to add one",
             )
         if not path.is_file():

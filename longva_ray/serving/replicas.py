@@ -1,8 +1,8 @@
-"""The workers behind the HTTP application: one encodes videos on demand, one reads cached tokens
-and answers.
+"""The workers of the application: one reads cached tokens and answers, one encodes new videos.
 
-Both are plain classes that `app.build_app` deploys. Model code is blocking, so it runs in threads
-and the replica's event loop stays free for health checks and cancellation."""
+Both are plain classes that `app.build_app` deploys. Model code blocks, so it runs in threads. The
+event loop of the replica stays free for health checks and cancellation.
+"""
 
 import asyncio
 import dataclasses
@@ -31,8 +31,8 @@ T = TypeVar("T")
 async def _in_thread(
     function: Callable[..., T], *arguments: Any, unwanted: threading.Event | None = None
 ) -> T:
-    """`asyncio.to_thread` whose request ends after its thread has, so that the limit on requests
-    bounds the threads too. When the client hangs up, `unwanted` tells the thread so."""
+    """`asyncio.to_thread` whose request ends only after its thread, so that the limit on requests
+    also limits threads. When the client hangs up, `unwanted` is set to tell the thread."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
         return await asyncio.shield(work)
@@ -79,8 +79,8 @@ class LanguageModel:
     ) -> AsyncIterator[tuple[int, AnswerPiece]]:
         """Stream (prompt length in tokens, next piece of the answer).
 
-        Raises ValueError when the prompt and an answer of `answer_tokens` are longer than allowed;
-        an answer that may be longer than that ends at the limit."""
+        Raises ValueError when the prompt and an answer of `answer_tokens` are longer than allowed.
+        An answer that grows longer than that ends at the limit."""
         prompt = await self._read(messages, videos, answer_tokens)
         pieces = self._engine.stream(prompt, settings)
         try:
@@ -114,7 +114,7 @@ class LanguageModel:
     async def _read(
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answer_tokens: int
     ) -> Prefill:
-        """Minutes of work for the longest videos, so it ends early when the client hangs up."""
+        """The longest videos take minutes, so this ends early when the client hangs up."""
         unwanted = threading.Event()
 
         def read() -> Prefill:
@@ -144,8 +144,7 @@ def _tokens(ref: VideoRef, opened: Mapping[str, EncodedVideo]) -> torch.Tensor:
 
 
 class VideoEncoder:
-    """Encodes a video that nobody encoded yet, into the same store and with the same workers as the
-    batch job."""
+    """Encodes a video that is not in the store yet, with the workers of the batch job."""
 
     def __init__(
         self, checkpoint: str, store_root: str, spec: EncodingSpec, config: EncodeConfig

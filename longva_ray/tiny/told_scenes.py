@@ -88,10 +88,10 @@ def write_list(draft: Draft, rng: random.Random, budget: int) -> None:
     length = TOKENS_A_SCENE * num_scenes
     while length + TOKENS_A_SCENE <= budget:
         scene = rng.choice(once)
-        before, behind = telling(scene).split(f" {scene.colour}", 1)
+        before, after = telling(scene).split(f" {scene.colour}", 1)
         draft.add(before)
         draft.add(f" {scene.colour}", label=True)
-        draft.add(behind)
+        draft.add(after)
         length += TOKENS_A_SCENE
 
 

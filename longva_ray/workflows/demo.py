@@ -1,11 +1,12 @@
-"""The main job end to end on one machine: video -> shards by Ray Data -> questions over HTTP to Ray
-Serve -> a small V-NIAH.
+"""The whole path on one machine.
 
-Everything is the real thing: an H.264 file, decoding tasks and encoder actors, Arrow shards on
-disk, a Serve application on a loopback port, and an HTTP client that knows nothing of this package.
-Without a video of the user's, a haystack of the tiny world is drawn from a fresh seed, with letters
-and digits hidden in it, so that every answer can be checked. What it leaves behind lies in one
-folder."""
+    video -> shards by Ray Data -> questions over HTTP to Ray Serve -> a small V-NIAH
+
+Everything is real: an H.264 file, decoding tasks and encoder actors, Arrow shards on disk, a Serve
+application on a loopback port, and an HTTP client that knows nothing of this package. Without a
+video of the user, the demo draws a haystack of the tiny world and hides letters and digits in it,
+so that every answer can be checked. Everything it makes is in one folder.
+"""
 
 import dataclasses
 import json
@@ -64,11 +65,11 @@ OPEN_QUESTION = "What happens in this video?"
 def run_demo(
     video: Path | None, recipe: Recipe, folder: Path, console: Console, *, seed: int | None
 ) -> None:
-    """Encode a video (one made here if none is given), ask about it over HTTP, and say where
-    everything lies.
+    """Encode a video, ask about it over HTTP, and say where the results are.
 
     Args:
-        seed: of the video that is made; None draws one.
+        video: None draws one.
+        seed: of the drawn video; None draws the seed, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_config(recipe, folder / "recipe.json")
@@ -79,7 +80,7 @@ def run_demo(
         seed = random.SystemRandom().randrange(10**6) if seed is None else seed
         video = folder / f"haystack-{seed}.mp4"
         console.print(
-            f"[bold]1. Video[/]  drawing four minutes of shapes, with letters and digits hidden "
+            "[bold]1. Video[/]  drawing four minutes of shapes, with letters and digits hidden "
             f"among them: {video}"
         )
         asked = _hide(video, folder / "needles", seed, console)
@@ -114,7 +115,7 @@ def run_demo(
         console.print("[bold]5. V-NIAH[/] the same haystack, other needles, at several depths")
         _small_vniah(video, recipe, checkpoint, folder, console)
     ray.shutdown()
-    console.print(f"\nEverything lies in {folder.absolute()}:", soft_wrap=True)
+    console.print(f"\nEverything is in {folder.absolute()}:", soft_wrap=True)
     for item in sorted(folder.iterdir()):
         console.print(f"  {item.name}")
     again = f'longva ask {video} "{asked[0].question}" --recipe {recipe.name} --store {store.root}'
@@ -161,7 +162,7 @@ def _show_encoding(report: EncodeReport, console: Console) -> None:
 def _ask_all(
     url: str, model: str, video_id: str, asked: Sequence[Exchange], console: Console
 ) -> list[dict[str, Any]]:
-    """What was asked, answered (streamed) and is true; the truth is empty where nobody knows it."""
+    """Each question with its streamed answer and the true one, where that is known."""
     answers = []
     with httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
         listed = client.get("/v1/videos").raise_for_status().json()["data"]
@@ -229,7 +230,7 @@ def _streamed_text(response: httpx.Response) -> Iterator[str]:
 
 
 def _contact_sheet(video: Path, encoded: EncodedVideo, path: Path, columns: int = 6) -> None:
-    """A picture of what the encoder was shown: evenly spread frames with their times."""
+    """A picture of what the encoder saw: evenly spread frames with their times."""
     spec = encoded.record.spec
     rows = np.unique(np.linspace(0, encoded.num_frames - 1, 4 * columns, dtype=int))
     chunks = decode_frames(

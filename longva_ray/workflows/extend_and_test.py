@@ -1,4 +1,4 @@
-"""Text extension from texts to evidence, by what its three jobs do.
+"""Text extension from texts to evidence: what its three jobs do, one after another.
 
     a folder of texts -> texts/{train,held_out} -> shards -> runs/extend/final -> niah/
 
@@ -43,8 +43,8 @@ def extend_and_test(
     Args:
         model: folder, Hugging Face id, or GGUF file of a causal language model.
         texts: folder of .txt files.
-        out: folder that every node reaches; a run that was stopped goes on there.
-        hold_out: one text in so many, in the order of their names, is for the tests only.
+        out: folder that every node reaches. A run that was stopped continues there.
+        hold_out: one text in this many, in the order of their names, is for the tests only.
         documents: what is written as JSON beside the extended model, by file name.
 
     Raises ValueError for texts, a model or settings that do not fit, or a run that does not end.
@@ -91,6 +91,6 @@ def split_texts(source: Path, folder: Path, hold_out: int) -> None:
         filecmp.cmp(folder / place, file, shallow=False) for place, file in places.items()
     ):
         raise ValueError(
-            f"{folder} holds other texts, or divides them otherwise, than {source} with "
-            f"hold_out {hold_out}; give another --out, or delete that one"
+            f"{folder} holds other texts than {source}, or divides them in another way than "
+            f"hold_out {hold_out}; give another --out, or delete that folder"
         )

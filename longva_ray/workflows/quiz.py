@@ -1,10 +1,10 @@
-"""Every form of question to a model of the tiny world, about frames that no training drew.
+"""Every form of question to a model of the tiny world, about frames that were never trained on.
 
     checkpoint, lengths, lists a length, seed -> what was asked, what is true, what was said
 
-V-NIAH asks for colours alone. Here each list of scenes is drawn as frames, encoded as a video is,
-and one question of each form is asked about it, where there is one with a single right answer. An
-answer is right if it is the true one to the letter, its end included. One process, float32.
+V-NIAH only asks for colours. Here each list of scenes is drawn as frames and encoded like a video.
+One question of each form is asked about it, if there is one with a single right answer. An answer
+is right if it is the true one to the letter, its end included. One process, float32.
 
 Shapes: F frames, Y rows, X columns, C colour channels, Q visual tokens of a frame, D width.
 """
@@ -33,7 +33,7 @@ from longva_ray.tiny.world import (
     needles_among_shapes,
 )
 
-_LONGEST_ANSWER = 12  # tokens, but for what tells everything
+_LONGEST_ANSWER = 12  # tokens, unless everything is to be told
 
 
 _PREFILL_CHUNK = 160

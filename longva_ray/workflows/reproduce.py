@@ -5,10 +5,10 @@
     tower/, images/ -> shards/ -> runs/*-{projector,all}            three aligned models (3.2)
     vniah/                                                          needles in video (Figure 4)
 
-LongVA (AnyRes) differs from LongVA in how it was shown images, and for that reason in which (of few
-cells only); the model of short context in its language model alone, which was not extended. The
-RoPE bases are tried on that one without training. What this does not do: choose how stages are
-trained (`tiny.curriculum`, `tiny.image_sets` and the recipe do).
+LongVA (AnyRes) differs from LongVA in how it was shown images, and therefore in which ones: only
+images of few cells. The model of short context differs in its language model alone, which was not
+extended. The RoPE bases are tried on that one, without training. How stages are trained is not
+decided here (`tiny.curriculum`, `tiny.image_sets` and the recipe do).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ CONTENDERS = (
         encoding="anyres",
         conversations="small-conversations",
         training_length=EXTENDED_TOKENS,
-        # A cell is 16 tokens instead of 4, which say the same; its loss falls later.
+        # A cell is 16 tokens instead of 4 that say the same, so its loss falls later.
         projector_steps=3000,
     ),
     # Last: the RoPE bases are tried on it.
@@ -133,7 +133,7 @@ class Reproduction:
         self._seed = seed
 
     def make_all(self) -> None:
-        """Every stage in order. Raises ValueError for one that does not come to its end."""
+        """Every stage in order. Raises ValueError for a stage that does not finish."""
         self._check_settings()
         for plan_number in range(len(LESSONS)):
             self._text_stage(plan_number)
@@ -144,7 +144,7 @@ class Reproduction:
         self._test_video(models)
 
     def _check_settings(self) -> None:
-        """Keep what decides the data, or compare it with what the folder was begun with."""
+        """Write down the settings that decide the data, or compare them with those written down."""
         settings = {
             "seed": self._seed,
             "corpora": [dataclasses.asdict(plan.corpus) for plan in LESSONS],
@@ -157,7 +157,7 @@ class Reproduction:
         write_once(file, lambda path: path.write_text(text))
         if file.read_text() != text:
             raise ValueError(
-                f"{file} has other settings than these, so the data in {self._out} is other data; "
+                f"{file} has other settings than these, so the data in {self._out} does not fit; "
                 "give another folder, or delete this one"
             )
 

@@ -14,6 +14,7 @@ from repository import REPOSITORY
 from training_world import write_base
 
 from longva_ray.evaluate.text.haystack import SHIPPED
+from longva_ray.workflows.extend_and_test import split_texts
 
 SETTINGS = shlex.split("""
     --text.sequence-length 600 --text.separator auto --text.task-cpus 0.5
@@ -76,10 +77,7 @@ def test_extends_and_compares_on_texts_that_were_held_out(
     assert "holds other texts" in refused.stderr
 
 
-def test_too_few_texts_are_refused(
-    ray_cluster: str, command: list[str], texts: Path, tmp_path: Path
-) -> None:
-    refused = run([*command, "--hold-out", "5"])
-    assert refused.returncode == 1
-    assert "has 4 .txt files, of which one in 5 is held out" in refused.stderr
+def test_too_few_texts_are_refused(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 4 \.txt files, of which one in 5 is held out"):
+        split_texts(texts, tmp_path / "out" / "texts", 5)
     assert not (tmp_path / "out").exists()
