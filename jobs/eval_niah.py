@@ -35,7 +35,8 @@ def main(options: Options) -> int:
     import ray
 
     from longva_ray.evaluate.subjects import named_subjects
-    from longva_ray.evaluate.text.run import describe_niah, run_niah
+    from longva_ray.evaluate.text.report import describe_niah
+    from longva_ray.evaluate.text.run import run_niah
 
     out = local_path(options.out)
     subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)

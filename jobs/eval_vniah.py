@@ -47,7 +47,8 @@ def main(options: Options) -> int:
     import ray
 
     from longva_ray.evaluate.subjects import named_subjects
-    from longva_ray.evaluate.video.run import describe_vniah, draw_vniah, make_haystack, run_vniah
+    from longva_ray.evaluate.video.report import describe_vniah, draw_vniah
+    from longva_ray.evaluate.video.run import make_haystack, run_vniah
 
     out = local_path(options.out)
     if options.combine:

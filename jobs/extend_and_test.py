@@ -40,7 +40,7 @@ class Options:
 def main(options: Options) -> int:
     import ray
 
-    from longva_ray.evaluate.text.run import describe_niah
+    from longva_ray.evaluate.text.report import describe_niah
     from longva_ray.workflows.extend_and_test import RUN, extend_and_test
 
     model, texts = find_base(options.model, options.recipe), local_path(options.texts)

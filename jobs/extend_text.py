@@ -37,7 +37,7 @@ class Options:
 def main(options: Options) -> int:
     import ray
 
-    from longva_ray.lm.base_models import is_gguf, prepare_base
+    from longva_ray.lm.gguf import is_gguf, prepare_base
     from longva_ray.train.run.launch import train
     from longva_ray.train.stages.text import TextStage
 

@@ -47,10 +47,10 @@ NEVER_RAY = (
     *(f"train/{name}.py" for name in ("engine", "loop", "order", "plain", "records", "schedule")),
     *(f"train/{name}.py" for name in ("speed", "stage", "zero")),
     "train/stages/",
-    "evaluate/heatmap.py",
-    "evaluate/text/niah.py",
-    "evaluate/text/perplexity.py",
-    "evaluate/video/vniah.py",
+    *(f"evaluate/{name}.py" for name in ("heatmap", "ledger", "rates", "report", "subjects")),
+    "evaluate/verdicts.py",
+    *(f"evaluate/text/{name}.py" for name in ("haystack", "niah", "perplexity", "report")),
+    *(f"evaluate/video/{name}.py" for name in ("haystack", "needles", "report", "vniah")),
 )
 """What must run on a machine without Ray."""
 

@@ -25,7 +25,7 @@ from transformers import LlamaConfig
 from longva_ray.cluster.job import run_job
 from longva_ray.data.text.pipeline import prepare_text
 from longva_ray.files.places import local_path
-from longva_ray.lm.base_models import prepare_base
+from longva_ray.lm.gguf import prepare_base
 from longva_ray.options import parse
 from longva_ray.settings.data import TextDataConfig
 from longva_ray.settings.training import ExtendConfig

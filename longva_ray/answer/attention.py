@@ -1,12 +1,12 @@
 """Attention over a KV cache without a mask, under a name that transformers knows: `longva_cached`.
 
-    use_cached_attention(model.to(device))     # then prompts in chunks, and answers behind them
+    use_cached_attention(model.to(device))     # then prompts in chunks, and answers after them
 
-A prompt that is read in chunks, or an answer that is scored behind it, is causal attention of the
+A prompt that is read in chunks, or an answer that is scored after it, is causal attention of the
 last rows of a longer sequence. Transformers describes that by a mask of chunk x prompt, and with a
 mask torch's attention takes no flash kernel on a GPU, and everywhere the keys of grouped-query
 attention, gigabytes of a long prompt, are repeated for every query head in every layer. The kernels
-of the ring need neither (`block`), so they are used here too.
+of the ring need neither mask nor copies, so they are used here too.
 
 What it does not do: training, batches with padding, sliding windows, score caps. A model that
 needs one of those, or a number format that the device's kernel does not take, keeps its attention.

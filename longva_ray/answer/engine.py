@@ -1,10 +1,16 @@
-"""Messages + visual tokens -> scores or streamed text: the language model with its tokenizer, ready
-to be asked.
+"""Messages + visual tokens -> scores or text: a language model with its tokenizer, ready to be
+asked.
 
-One object for everybody who asks: the Serve replica, `longva ask` and the evaluations. It loads the
-language model alone; the visual tokens come from shards, so no vision tower is ever in memory here.
+    checkpoint -> AnswerEngine;  question -> Prompt (read) -> AnswerScore | text | AnswerPiece ...
 
-Shapes: F frames, Q visual tokens of one frame, D width of the language model.
+One engine for everybody who asks: the Serve replica, `longva ask`, the quiz and the needle tests.
+It loads the language model alone; visual tokens come from shards, so no vision tower is ever in
+memory here. Prompts are read into a KV cache, each anew or going on from what it shares with the
+last one (`prefix`). With a ring of processes a prompt is spread over all of them (`ring_score`):
+then answers can be scored, not generated.
+
+Shapes: F frames, Q visual tokens of one frame, T tokens of the prompt, D width of the language
+model.
 """
 
 import dataclasses
@@ -13,16 +19,28 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
 
 from longva_ray.answer.attention import use_cached_attention
 from longva_ray.answer.generate import AnswerPiece, stream_answer
 from longva_ray.answer.prefill import Prefill, prefill
-from longva_ray.answer.score import AnswerScore, score_answer
-from longva_ray.lm.load import load_language_model
+from longva_ray.answer.prefix import PrefixReader
+from longva_ray.answer.ring_score import (
+    RingPrompt,
+    nll_over_ring,
+    ring_attention_name,
+    score_over_ring,
+)
+from longva_ray.answer.score import AnswerScore, score_answer, token_nll
+from longva_ray.lm.language_model import LoadedLanguageModel, load_language_model
 from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length
 from longva_ray.lm.splice import embed_prompt
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.base import Dtype
+
+Prompt = Prefill | RingPrompt
+"""A question that was read: in a KV cache, or on every process of a ring."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +52,7 @@ class Question:
 
 
 class AnswerEngine:
-    """A language model that answers questions about already encoded videos."""
+    """A language model that answers questions about already encoded videos, or about text."""
 
     def __init__(
         self,
@@ -43,19 +61,51 @@ class AnswerEngine:
         dtype: Dtype,
         prefill_chunk: int = 2048,
         max_prompt_tokens: int | None = None,
+        rope_base: float | None = None,
+        reuse_prefix: bool = False,
+        ring: dist.ProcessGroup | None = None,
     ) -> None:
-        self._lm = load_language_model(
-            checkpoint, dtype=getattr(torch, dtype), max_prompt_tokens=max_prompt_tokens
+        """
+        Args:
+            checkpoint: LongVA, or any causal language model that transformers loads.
+            dtype: of the weights.
+            prefill_chunk: tokens of a prompt in one forward pass.
+            max_prompt_tokens: longest prompt instead of the checkpoint's limit.
+            rope_base: RoPE base instead of the checkpoint's.
+            reuse_prefix: keep the last prompt, and compute of the next one only what differs. Each
+                prompt then lives until the next is read, so this is for one caller at a time.
+            ring: processes that share every prompt. Each has its own engine, and all of them call
+                the same methods with the same arguments.
+
+        Raises ValueError for a checkpoint that cannot be loaded.
+        """
+        self._lm = _load(checkpoint, dtype, rope_base, max_prompt_tokens, ring)
+        self._chunk = prefill_chunk
+        self._ring = ring
+        self.prefix_reader = (
+            PrefixReader(self._lm.model, chunk=prefill_chunk) if reuse_prefix else None
         )
-        device: Any = "cuda" if torch.cuda.is_available() else "cpu"
-        use_cached_attention(self._lm.model.to(device))
-        self._prefill_chunk = prefill_chunk
-        # For `check_device`, which must neither wait behind what a long prompt has queued nor need
+        # For `check_device`, which must neither wait for what a long prompt has queued nor need
         # memory when prompts have taken it all.
-        self._probe = torch.ones(1, device=device)
-        self._probe_stream = torch.cuda.Stream(device) if device == "cuda" else None
+        self._probe = torch.ones(1, device=self.device)
+        on_gpu = self.device.type == "cuda"
+        self._probe_stream = torch.cuda.Stream(self.device) if on_gpu else None
         # Threads share it, and how it treats control tokens is set on it, not handed to each call.
         self._tokenizer_lock = threading.Lock()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._lm.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return self._lm.model.device
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether there is a KV cache to append to, as there is none over a ring."""
+        return self._ring is None
 
     def prompt_ids(
         self,
@@ -64,17 +114,17 @@ class AnswerEngine:
         *,
         answer_tokens: int = 1,
     ) -> torch.Tensor:
-        """Token ids T of a question, from how many visual tokens each of its videos has: what may
-        be loaded is known before it is.
+        """Token ids T of a question, from how many visual tokens each of its videos has, so that a
+        prompt is known to be allowed before its tokens are loaded.
 
         Raises ValueError when placeholders and videos do not match, or the prompt with an answer of
         `answer_tokens` is longer than allowed."""
-        limit = self._lm.config.max_prompt_tokens
+        limit = self._lm.max_prompt_tokens
         # First, since even the placeholders of very many videos would fill the memory.
         check_prompt_length(sum(visual_tokens), limit)
         with self._tokenizer_lock:
             prompt_ids_T = build_prompt(
-                self._lm.tokenizer, messages, visual_tokens, max_prompt_tokens=limit
+                self.tokenizer, messages, visual_tokens, max_prompt_tokens=limit
             )
         room = self._room(len(prompt_ids_T))
         if room is not None and answer_tokens > room:
@@ -85,46 +135,73 @@ class AnswerEngine:
             )
         return prompt_ids_T
 
-    def read(self, question: Question, unwanted: threading.Event | None = None) -> Prefill:
-        """Put a question into a KV cache.
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer to be scored; it is text even where it spells a control token."""
+        with self._tokenizer_lock:
+            return self.tokenizer.encode(
+                answer, add_special_tokens=False, split_special_tokens=True
+            )
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return str(self.tokenizer.decode(list(token_ids)))
+
+    def read(self, question: Question, unwanted: threading.Event | None = None) -> Prompt:
+        """Read a question.
 
         Raises ValueError as `prompt_ids` does, InterruptedError once `unwanted` is set."""
         lengths = [video_FQD.shape[0] * video_FQD.shape[1] for video_FQD in question.videos]
         prompt_ids_T = self.prompt_ids(question.messages, lengths)
         return self.read_ids(prompt_ids_T, question.videos, unwanted)
 
+    @torch.inference_mode()
     def read_ids(
         self,
         prompt_ids_T: torch.Tensor,
-        videos: Sequence[torch.Tensor],
+        videos: Sequence[torch.Tensor] = (),
         unwanted: threading.Event | None = None,
-    ) -> Prefill:
-        """Put a question whose `prompt_ids` are known into a KV cache, with tokens FQD of each of
-        its videos.
+    ) -> Prompt:
+        """Read a prompt whose token ids are known, with tokens FQD of each of its videos.
 
         Raises InterruptedError once `unwanted` is set."""
         embeds_1TD = embed_prompt(self._lm, prompt_ids_T, videos)
-        return prefill(self._lm.model, embeds_1TD, chunk=self._prefill_chunk, unwanted=unwanted)
+        if self._ring is not None:
+            return RingPrompt(embeds_1TD=embeds_1TD)
+        if self.prefix_reader is not None:
+            return self.prefix_reader.read(embeds_1TD, unwanted)
+        return prefill(self._lm.model, embeds_1TD, chunk=self._chunk, unwanted=unwanted)
 
-    def stream(self, prompt: Prefill, settings: GenerationSettings) -> Generator[AnswerPiece]:
+    def score(self, prompt: Prompt, answers: Sequence[Sequence[int]]) -> list[AnswerScore]:
+        """Teacher-forced score of each answer, given by its `answer_ids`, to a question that was
+        read."""
+        model = self._lm.model
+        if isinstance(prompt, RingPrompt):
+            return [score_over_ring(model, prompt, answer, self._ring) for answer in answers]
+        return [score_answer(model, prompt, answer) for answer in answers]
+
+    def stream(self, prompt: Prompt, settings: GenerationSettings) -> Generator[AnswerPiece]:
         """Answer a question that was read, piece by piece, up to the limit of prompt and answer at
-        most."""
+        most.
+
+        Raises ValueError over a ring."""
+        if isinstance(prompt, RingPrompt):
+            raise ValueError("over a ring answers are scored, not generated; use one process")
         room = self._room(prompt.length)
         if room is not None and room < settings.max_new_tokens:
             settings = dataclasses.replace(settings, max_new_tokens=room)
-        return stream_answer(self._lm.model, self._lm.tokenizer, prompt, settings)
+        return stream_answer(self._lm.model, self.tokenizer, prompt, settings)
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of an answer to be scored; it is text even where it spells a control token."""
-        with self._tokenizer_lock:
-            return self._lm.tokenizer.encode(
-                answer, add_special_tokens=False, split_special_tokens=True
-            )
+    def answer(self, prompt: Prompt, settings: GenerationSettings) -> str:
+        """What `stream` gives, as one text."""
+        return "".join(piece.text for piece in self.stream(prompt, settings))
 
-    def score(self, prompt: Prefill, answers: Sequence[Sequence[int]]) -> list[AnswerScore]:
-        """Teacher-forced score of each answer, given by its `answer_ids`, to a question that was
-        read."""
-        return [score_answer(self._lm.model, prompt, answer_ids) for answer_ids in answers]
+    def token_nll(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Negative log-likelihood of tokens 1 .. T-1 of a text, each given all before it: (T-1)
+        float32."""
+        ids_T = torch.tensor(token_ids, device=self.device)
+        if self._ring is not None:
+            return nll_over_ring(self._lm.model, ids_T, self._ring)
+        return token_nll(self._lm.model, ids_T, chunk=self._chunk)
 
     def check_device(self) -> None:
         """Raises RuntimeError when the model's device takes no more work: after an assertion failed
@@ -134,9 +211,27 @@ class AnswerEngine:
 
     def _room(self, prompt_tokens: int) -> int | None:
         """Tokens that an answer to a prompt that long may have; None, any number."""
-        limit = self._lm.config.max_prompt_tokens
+        limit = self._lm.max_prompt_tokens
         return None if limit is None else limit - prompt_tokens
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens included."""
-        return str(self._lm.tokenizer.decode(list(token_ids)))
+
+def _load(
+    checkpoint: str,
+    dtype: Dtype,
+    rope_base: float | None,
+    max_prompt_tokens: int | None,
+    ring: dist.ProcessGroup | None,
+) -> LoadedLanguageModel:
+    """The language model on this process's GPU, if it sees one, under the attention it needs."""
+    loaded = load_language_model(
+        checkpoint,
+        dtype=getattr(torch, dtype),
+        attn_implementation=None if ring is None else ring_attention_name(),
+        rope_theta=rope_base,
+        max_prompt_tokens=max_prompt_tokens,
+    )
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded.model.to(device)
+    if ring is None:
+        use_cached_attention(loaded.model)
+    return loaded

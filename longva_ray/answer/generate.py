@@ -119,7 +119,7 @@ def _texts(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> Generat
     """(tokens so far, text that the last of them finished), and at the end what none finished.
 
     What a token spells depends on its neighbours alone, so only the last few are decoded again."""
-    before: list[int] = []  # the tokens of the last text, behind which `new` stands
+    before: list[int] = []  # the tokens of the last text, which `new` follows
     new: list[int] = []
     number, text = 0, ""
     for number, token in enumerate(tokens, start=1):

@@ -1,7 +1,7 @@
 """Prompts that begin alike, one after the other: the KV of what they share is computed once.
 
     prompt 1   haystack haystack haystack needle question
-    prompt 2   haystack haystack needle haystack question       only what stands behind the first
+    prompt 2   haystack haystack needle haystack question       only what follows the first
     prompt 3   haystack haystack other-needle haystack question    difference is computed
 
 A drop-in for `prefill`: the reader keeps the cache of the last prompt, finds by itself how far the
@@ -12,11 +12,13 @@ neighbours share much (needle tests: from the deepest needle to the shallowest, 
 The shared part is rounded down to whole chunks. Every chunk is then the same matrix product as
 without reuse, so results are equal bit for bit, at the price of less than one chunk a prompt.
 
-Costs memory: the embeddings of the last prompt stay beside its cache. Does not share between
+Costs memory: the embeddings of the last prompt are kept with its cache. Does not share between
 processes, nor keep more than one branch.
 
 Shapes: T prompt tokens, D width of the language model.
 """
+
+import threading
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -37,10 +39,12 @@ class PrefixReader:
         self.tokens_reused = 0
         """Those of them that did not have to be computed."""
 
-    def read(self, inputs_embeds_1TD: torch.Tensor) -> Prefill:
+    def read(
+        self, inputs_embeds_1TD: torch.Tensor, unwanted: threading.Event | None = None
+    ) -> Prefill:
         """`answer.prefill.prefill`, without computing again what the last prompt began with.
 
-        Raises ValueError as `prefill` does.
+        Raises ValueError and InterruptedError as `prefill` does.
         """
         shared = self._shared_tokens(inputs_embeds_1TD)
         cache, self._cache, self._cached_1TD = self._cache, None, None  # until this one is whole
@@ -48,7 +52,9 @@ class PrefixReader:
             cache.crop(shared - cache.get_seq_length())
         else:
             cache = None
-        prompt = prefill(self._model, inputs_embeds_1TD, chunk=self._chunk, cache=cache)
+        prompt = prefill(
+            self._model, inputs_embeds_1TD, chunk=self._chunk, cache=cache, unwanted=unwanted
+        )
         self._cache, self._cached_1TD = prompt.cache, inputs_embeds_1TD
         self.tokens_read += prompt.length
         self.tokens_reused += shared

@@ -1,6 +1,6 @@
 """Teacher-forced scores over a ring of processes: for prompts that one device cannot hold.
 
-    prompt embeddings (1, T, D) on every rank + answer -> the same AnswerScore on every rank
+    RingPrompt: embeddings (1, T, D) on every rank + answer -> the same AnswerScore on every rank
 
 One forward pass without a KV cache, each rank on its zigzag share of the sequence; attention goes
 around the ring (`longva_ray.ring`). Logits are computed for the scored positions alone, where their
@@ -11,6 +11,7 @@ Shapes: T tokens of the whole sequence, L tokens on this rank, S scored tokens, 
 language model, W words of the vocabulary.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -26,9 +27,27 @@ LOGITS_ROWS = 1024
 """Positions whose logits exist at the same time; bounds memory for very many scored positions."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RingPrompt:
+    """A prompt that every process of a ring has; nothing is computed before its answer is known."""
+
+    embeds_1TD: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return self.embeds_1TD.shape[1]
+
+
+def ring_attention_name() -> str:
+    """Name of the ring's attention, which transformers knows in this process from now on."""
+    hf.register()
+    return hf.NAME
+
+
 def score_over_ring(
     model: PreTrainedModel,
-    prompt_1TD: torch.Tensor,
+    prompt: RingPrompt,
     answer_ids: Sequence[int],
     group: dist.ProcessGroup | None,
 ) -> AnswerScore:
@@ -40,10 +59,10 @@ def score_over_ring(
         raise ValueError("the answer has no tokens; score at least one")
     answer_S = torch.tensor(answer_ids, device=model.device)
     with torch.inference_mode():
-        answer_1SD = model.get_input_embeddings()(answer_S[None, :-1]).to(prompt_1TD.dtype)
-        embeds_1TD = torch.cat([prompt_1TD.to(model.device), answer_1SD], dim=1)
+        answer_1SD = model.get_input_embeddings()(answer_S[None, :-1]).to(prompt.embeds_1TD.dtype)
+        embeds_1TD = torch.cat([prompt.embeds_1TD.to(model.device), answer_1SD], dim=1)
     logprobs_S, predicted_S = token_scores_over_ring(
-        model, embeds_1TD, answer_S, start=prompt_1TD.shape[1] - 1, group=group
+        model, embeds_1TD, answer_S, start=prompt.length - 1, group=group
     )
     return AnswerScore(
         exact_match=bool((predicted_S == answer_S).all()),
@@ -51,6 +70,16 @@ def score_over_ring(
         token_logprobs=tuple(logprobs_S.tolist()),
         predicted_ids=tuple(predicted_S.tolist()),
     )
+
+
+@torch.inference_mode()
+def nll_over_ring(
+    model: PreTrainedModel, token_ids_T: torch.Tensor, group: dist.ProcessGroup | None
+) -> torch.Tensor:
+    """`score.token_nll` over a ring: ids_T -> (T-1) float32, equal on every rank."""
+    embeds_1TD = model.get_input_embeddings()(token_ids_T[None, :-1])
+    logprobs_T, _ = token_scores_over_ring(model, embeds_1TD, token_ids_T[1:], start=0, group=group)
+    return -logprobs_T
 
 
 @torch.inference_mode()

@@ -1,11 +1,13 @@
-"""A ring of actors that share one model: their life, from asking for a place to losing a process.
+"""A gang: actors that work as one, such as a ring of processes that share a model.
 
-    make_worker + arguments -> lanes -> work given to every rank, results taken from each
+    make_worker, arguments -> Gang: opened, work given to every member, a result taken from each
 
-A lane is `ring_size` actors in one placement group, which for a ring form a process group of their
-own.
+The members of a gang share one placement group, so all of them run or none does, and more than one
+form a `torch.distributed` process group. A member that is lost takes the gang with it: close it and
+open it again. What the work is, a gang does not know; nothing here is tried again or kept.
 """
 
+import dataclasses
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -18,78 +20,91 @@ from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from longva_ray.settings.needles import SweepConfig
-
-ATTEMPTS = 3
-"""Lanes that may be lost on one group before the sweep gives up."""
-
-
 LOSS_GRACE_S = 5.0
-"""How long to wait for the news that the peer of a failed rank is dead."""
+"""How long to wait for the news that the peer of a failed member is dead."""
 
 
-RING_TIMEOUT = timedelta(minutes=30)
-"""Longest a rank waits for the others: longer than one prompt takes."""
+GROUP_TIMEOUT = timedelta(minutes=30)
+"""Longest a member waits for the others: longer than one piece of work takes."""
 
 
-Result = dict[str, Any]
-"""What a worker found out about one piece of work."""
-Worker = Callable[[Sequence[Any]], Mapping[str, Result]]
+Worker = Callable[[Sequence[Any]], Any]
+"""Work -> its result, in one process."""
 
 
 MakeWorker = Callable[..., Worker]
+"""Called in every member with the gang's arguments and `group`, its process group or None."""
 
 
-def num_lanes(config: SweepConfig) -> int:
-    """Lanes that fit into the cluster as it is now, at most `max_workers`.
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GangSize:
+    """How many processes a gang has, and what Ray reserves for each."""
 
-    Raises ValueError, with the sum, when not even one fits and `max_workers` does not say that an
-    autoscaler will bring more."""
-    resources = ray.cluster_resources()
-    wanted = {"CPU": config.worker_cpus, "GPU": config.worker_gpus}
-    fits = min(
-        int(resources.get(kind, 0.0) / (amount * config.ring_size) + 1e-9)
-        for kind, amount in wanted.items()
-        if amount
-    )
-    if config.max_workers is not None:
-        return config.max_workers if fits == 0 else min(fits, config.max_workers)
-    if fits == 0:
-        raise ValueError(
-            f"{config.ring_size} process(es) of {config.worker_cpus:g} CPU(s) and "
-            f"{config.worker_gpus:g} GPU(s) do not fit into a cluster with "
-            f"{resources.get('CPU', 0):g} CPU(s) and {resources.get('GPU', 0):g} GPU(s); lower "
-            "worker_cpus, worker_gpus or ring_size, or set max_workers if an autoscaler will "
-            "bring more"
+    members: int
+    cpus: float
+    gpus: float
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """Resources of one member, as Ray wants them."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus}
+        return {kind: amount for kind, amount in amounts.items() if amount}
+
+    def fits(self, resources: Mapping[str, float]) -> int:
+        """How many such gangs these resources hold."""
+        return min(
+            int(resources.get(kind, 0.0) / (amount * self.members) + 1e-9)
+            for kind, amount in self.bundle.items()
         )
-    return fits
 
 
-class Lane:
-    """The processes of one model: one, or a ring."""
+class Gang:
+    """The processes that share one model: one, or a ring."""
 
-    def __init__(self, make_worker: MakeWorker, arguments: Any, config: SweepConfig) -> None:
+    def __init__(self, make_worker: MakeWorker, arguments: Any, size: GangSize) -> None:
+        """`arguments` is a mapping of keyword arguments in the object store."""
         self._make_worker = make_worker
         self._arguments = arguments
-        self._config = config
+        self._size = size
         self._place: PlacementGroup | None = None
         self._members: list[Any] = []
         self.running: list[Any] = []
-        """References of the ranks that are still loading, or at work on a group."""
-        self.attempts = ATTEMPTS
-        """Losses while loading that are left, and one."""
-        self._outcomes: dict[str, Result] = {}
+        """References of the members that still load, or are at work."""
 
-    def start(self, group: Sequence[Any]) -> None:
-        """Give a group of trials to every rank."""
-        self.running = [member.run.remote(list(group)) for member in self._members]
+    def open(self) -> None:
+        """Ask for the processes and let them load; the gang is up when none of them is running."""
+        size = self._size
+        self._place = placement_group([size.bundle] * size.members, strategy="PACK")
+        self._members = [
+            ray.remote(Member)
+            .options(
+                num_cpus=size.cpus,
+                num_gpus=size.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self._place, placement_group_bundle_index=rank
+                ),
+            )
+            .remote()
+            for rank in range(size.members)
+        ]
+        address = self._members[0].free_address.remote() if size.members > 1 else None
+        self.running = [
+            member.load.remote(self._make_worker, self._arguments, address, rank, size.members)
+            for rank, member in enumerate(self._members)
+        ]
 
-    def finish(self, reference: Any) -> dict[str, Result]:
-        """Take the result of one rank: the outcomes of a group, which all ranks have, or nothing
-        after loading. Raises what Ray raises for it; a rank that fails because another one died
-        counts as lost too."""
+    def start(self, work: Sequence[Any]) -> None:
+        """Give the same work to every member."""
+        self.running = [member.run.remote(list(work)) for member in self._members]
+
+    def take(self, reference: Any) -> Any:
+        """The result of one member: of its work, which all members have, or None after loading.
+
+        Raises what Ray raises for it; a member that fails because another one died counts as lost,
+        too.
+        """
         try:
-            self._outcomes = ray.get(reference)
+            result = ray.get(reference)
         except RayTaskError:
             for other in self.running:
                 ready, _ = ray.wait([other], timeout=LOSS_GRACE_S if other != reference else 0)
@@ -97,7 +112,7 @@ class Lane:
                     ray.get(other)  # RayActorError if its process is gone
             raise
         self.running.remove(reference)
-        return self._outcomes
+        return result
 
     def close(self) -> None:
         """End the processes and give their resources back."""
@@ -108,35 +123,9 @@ class Lane:
             remove_placement_group(self._place)
             self._place = None
 
-    def open(self) -> None:
-        """Ask for the processes and let them load; the lane is up when none of them is running."""
-        config = self._config
-        bundle = {"CPU": config.worker_cpus, "GPU": config.worker_gpus}
-        bundle = {kind: amount for kind, amount in bundle.items() if amount}
-        self._place = placement_group([bundle] * config.ring_size, strategy="PACK")
-        self._members = [
-            ray.remote(Member)
-            .options(
-                num_cpus=config.worker_cpus,
-                num_gpus=config.worker_gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._place, placement_group_bundle_index=rank
-                ),
-            )
-            .remote()
-            for rank in range(config.ring_size)
-        ]
-        address = None
-        if config.ring_size > 1:
-            address = self._members[0].free_address.remote()
-        self.running = [
-            member.load.remote(self._make_worker, self._arguments, address, rank, config.ring_size)
-            for rank, member in enumerate(self._members)
-        ]
-
 
 class Member:
-    """One process: a rank of a ring, or a lane of its own."""
+    """One process of a gang."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -154,9 +143,9 @@ class Member:
         arguments: Mapping[str, Any],
         address: str | None,
         rank: int,
-        ring_size: int,
-    ) -> dict[str, Result]:
-        """Make the worker; no outcomes yet."""
+        world_size: int,
+    ) -> None:
+        """Make the worker, in a process group where there is an address."""
         if not torch.cuda.is_available():
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
             torch.set_num_threads(max(1, int(cpus)))
@@ -167,13 +156,12 @@ class Member:
                 backend,
                 init_method=address,
                 rank=rank,
-                world_size=ring_size,
-                timeout=RING_TIMEOUT,
+                world_size=world_size,
+                timeout=GROUP_TIMEOUT,
             )
             group = dist.group.WORLD
         self._worker = make_worker(**arguments, group=group)
-        return {}
 
-    def run(self, trials: Sequence[Any]) -> dict[str, Result]:
+    def run(self, work: Sequence[Any]) -> Any:
         assert self._worker is not None
-        return dict(self._worker(trials))
+        return self._worker(work)

@@ -2,11 +2,11 @@
 
     ledger-<fingerprint>.jsonl, one line a trial: {"key": ..., "outcome": ...}
 
-The fingerprint in the name stands for everything that decides an outcome beside the trial itself:
-weights, number format, settings, haystack. Another model or setting writes another file, and a
-larger grid of the same test goes on in the same one. Lines are appended and synced by one writer,
-with a lock beside the file; a line that a kill cut short is ignored, and overwritten by the next
-run.
+The fingerprint in the name stands for everything that decides an outcome, apart from the trial
+itself: weights, number format, settings, haystack. Another model or setting writes another file,
+and a larger grid of the same test goes on in the same one. Lines are appended and synced by one
+writer, with a lock next to the file. A line that a kill cut short is ignored, and the next run
+overwrites it.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 from longva_ray.files.folder import lock
 
-Outcome = dict[str, Any]
+TrialOutcome = dict[str, Any]
 
 
 class Ledger:
@@ -30,7 +30,7 @@ class Ledger:
         self.path = folder / f"ledger-{fingerprint}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path.with_suffix(".lock"))
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: dict[str, TrialOutcome] = {}
         self._sound_bytes = 0
         if self.path.exists():
             self._load()
@@ -38,13 +38,13 @@ class Ledger:
     def __contains__(self, key: str) -> bool:
         return key in self._outcomes
 
-    def __getitem__(self, key: str) -> Outcome:
+    def __getitem__(self, key: str) -> TrialOutcome:
         return self._outcomes[key]
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    def record(self, outcomes: Mapping[str, Outcome]) -> None:
+    def record(self, outcomes: Mapping[str, TrialOutcome]) -> None:
         """Append outcomes; on return they are on the disk."""
         lines = [json.dumps({"key": key, "outcome": value}) for key, value in outcomes.items()]
         content = "".join(f"{line}\n" for line in lines).encode()

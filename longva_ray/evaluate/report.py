@@ -1,93 +1,63 @@
-"""Outcomes of trials -> scores of cells with intervals, averages, and what produced them.
+"""What the reports of the needle tests share: how a model is described, for programs and people."""
 
-A cell is one length and depth; its score the share of right trials, by the paper's teacher-forced
-rule and by free generation, each with Wilson's 95% interval. An average over the grid pools its
-trials.
-"""
-
+import json
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from math import sqrt
-from statistics import NormalDist
+from pathlib import Path
 from typing import Any
 
-from longva_ray.evaluate.ledger import Outcome
-
-VERDICTS = ("exact", "generated")
-
+from longva_ray.evaluate.rates import describe_rates
+from longva_ray.evaluate.subjects import Subject
+from longva_ray.lm.language_model import language_config
 
 PACKAGES = ("longva-ray", "torch", "transformers", "ray")
 
 
-def rate(outcomes: Sequence[Outcome], verdict: str) -> dict[str, Any] | None:
-    """Share of outcomes with that verdict and its interval; None when it was not asked for."""
-    verdicts = [outcome[verdict] for outcome in outcomes if outcome[verdict] is not None]
-    return _rate(sum(verdicts), len(verdicts)) if verdicts else None
+ModelResult = dict[str, Any]
+"""What a report says of one model."""
 
 
-def pool_rates(several: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The rate of all trials behind several rates; None when one of them was not asked for."""
-    found = [each for each in several if each is not None]
-    if len(found) < len(several):
-        return None
-    right = sum(round(each["score"] * each["trials"]) for each in found)
-    return _rate(right, sum(each["trials"] for each in found))
+def best_base(tried: Sequence[ModelResult], name: str) -> list[ModelResult]:
+    """The best of the RoPE bases tried on a model as one more model; none when none was tried."""
+    if not tried:
+        return []
+    best = max(tried, key=lambda result: result["average"]["exact"]["score"])
+    return [best | {"name": f"{name}, training-free best", "best_of": len(tried)}]
 
 
-def _rate(right: int, trials: int) -> dict[str, Any]:
+def describe_subject(subject: Subject, weights: str) -> ModelResult:
+    """What a report says of a model before its scores."""
+    rope = language_config(subject.path, rope_theta=subject.rope_base).rope_parameters
+    own = language_config(subject.path)
     return {
-        "score": right / trials,
-        "interval_95": list(wilson(right, trials)),
-        "trials": trials,
+        "name": subject.name,
+        "path": subject.path,
+        "fingerprint": weights,
+        "dtype": subject.dtype,
+        "rope_base": rope["rope_theta"],
+        "training_length": subject.training_length or own.max_position_embeddings,
     }
 
 
-def rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Both verdicts: `exact` (teacher-forced, the paper's rule) and `generated`."""
-    return {verdict: rate(outcomes, verdict) for verdict in VERDICTS}
+def describe_models(report: Mapping[str, Any], more: Callable[[ModelResult], Sequence[str]]) -> str:
+    """A report's averages in lines for a person, with `more` lines of each model."""
+    lines = []
+    for model in report["models"]:
+        lines.append(f"{model['name']} (base {model['rope_base']:g})")
+        lines += [f"  average, {line}" for line in describe_rates(model["average"])]
+        lines += [f"  {line}" for line in more(model)]
+    for model in report["training_free"]:
+        score = model["average"]["exact"]["score"]
+        lines.append(f"training-free, base {model['rope_base']:g}: {score:.3f}")
+    return "\n".join(lines)
 
 
-def describe_rates(both: dict[str, Any] | None) -> list[str]:
-    """A line for a person for each verdict that there is."""
-    return [
-        f"{verdict}: {found['score']:.3f} "
-        f"[{found['interval_95'][0]:.3f}, {found['interval_95'][1]:.3f}] of {found['trials']}"
-        for verdict, found in (both or {}).items()
-        if found
-    ]
-
-
-def by_cell(
-    outcomes: Iterable[Outcome], cell: Callable[[Outcome], tuple[Any, ...]]
-) -> dict[tuple[Any, ...], list[Outcome]]:
-    """Outcomes of each cell, cells in ascending order."""
-    cells: dict[tuple[Any, ...], list[Outcome]] = {}
-    for outcome in outcomes:
-        cells.setdefault(cell(outcome), []).append(outcome)
-    return dict(sorted(cells.items()))
+def write_report(report: Mapping[str, Any], out: Path) -> None:
+    """Write a report into `out` under the name of its test."""
+    (out / f"{report['test']}.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:
     """Of this package and of what computes the scores."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
-def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a probability, from `successes` of `trials` independent trials.
-
-    Keeps its coverage for few trials and near 0 and 1, where mean +- 2 standard errors does not: 5
-    of 5 gives (0.57, 1.0). Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
-
-    Raises ValueError for no trials or more successes than trials.
-    """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} successes in {trials} trials; want 0 <= successes <= trials")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2) / (1 + z * z / trials)
-    # At 0 and 1 the formula's own bounds, which rounding may miss by an ulp.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == trials else centre + half
-    return low, high

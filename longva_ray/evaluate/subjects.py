@@ -1,30 +1,15 @@
-"""The language model under test: any causal one that transformers loads, or a LongVA checkpoint's.
-
-    folder | hub name | file.gguf | LongVA checkpoint -> (model, tokenizer)
-
-The RoPE base may be raised on the way: that is the whole training-free baseline (paper, section
-5.1).
-"""
+"""The models under test, and how each is run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import torch.distributed as dist
 
+from longva_ray.answer.engine import AnswerEngine
 from longva_ray.files.places import model_place
-from longva_ray.lm.base_models import is_longva, transformers_source
-from longva_ray.lm.load import load_language_model, load_longva_config
-from longva_ray.lm.rope import assert_rope
+from longva_ray.lm.prompt import UNLIMITED
 from longva_ray.settings.base import Dtype
+from longva_ray.settings.needles import SweepConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +22,7 @@ class Subject:
     """Folder, name on the hub, or GGUF file."""
     dtype: Dtype
     rope_base: float | None = None
-    """RoPE base instead of the checkpoint's."""
+    """RoPE base instead of the checkpoint's: the training-free baseline (paper, section 5.1)."""
     training_length: int | None = None
     """Tokens that its language model was trained on: the dotted line. None asks the checkpoint."""
 
@@ -72,47 +57,19 @@ def named_subjects(
 
 
 def load_subject(
-    subject: Subject, *, attention: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, in evaluation mode, on this process's GPU if it sees one.
+    subject: Subject, config: SweepConfig, ring: dist.ProcessGroup | None = None
+) -> AnswerEngine:
+    """The engine that a subject answers with: dense, or over a ring of processes. It takes prompts
+    of any length, since how a model fails beyond its limit is what the tests measure.
 
-    Args:
-        subject: which model, its number format and its RoPE base.
-        attention: name of an attention implementation; None leaves the choice to transformers.
-
-    Raises:
-        ValueError: no such checkpoint, or a tokenizer that cannot tell where its tokens lie.
+    Raises ValueError for a checkpoint that cannot be loaded.
     """
-    dtype = getattr(torch, subject.dtype)
-    if is_longva(subject.path):
-        loaded = load_language_model(
-            subject.path,
-            dtype=dtype,
-            attn_implementation=attention,
-            rope_theta=subject.rope_base,
-        )
-        model, tokenizer = loaded.model, loaded.tokenizer
-    else:
-        place, source = transformers_source(subject.path)
-        config = text_config(subject)
-        tokenizer = AutoTokenizer.from_pretrained(place, **source)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=dtype, attn_implementation=attention, **source
-        )
-        assert_rope(model, config)
-    if model.generation_config.eos_token_id is None:
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
-
-
-def text_config(subject: Subject) -> PreTrainedConfig:
-    """Configuration of the subject's language model, with the subject's RoPE base; no weights."""
-    if is_longva(subject.path):
-        config = load_longva_config(subject.path).text
-    else:
-        place, source = transformers_source(subject.path)
-        config = AutoConfig.from_pretrained(place, **source)
-    if subject.rope_base is not None:
-        config.rope_parameters = {**config.rope_parameters, "rope_theta": subject.rope_base}
-    return config
+    return AnswerEngine(
+        subject.path,
+        dtype=subject.dtype,
+        prefill_chunk=config.prefill_chunk,
+        max_prompt_tokens=UNLIMITED,
+        rope_base=subject.rope_base,
+        reuse_prefix=config.reuse_prefix and ring is None,
+        ring=ring,
+    )

@@ -1,14 +1,14 @@
 """Trials spread over a cluster, each finished one kept: the Ray side of the needle tests.
 
-    groups of trials -> lanes (one model each: a process, or a ring of them) -> outcomes -> ledger
+    groups of trials -> gangs (one model each: a process, or a ring of them) -> outcomes -> ledger
 
-A lane is `ring_size` actors in one placement group, which for a ring form a process group of their
-own. Groups go to whichever lane is free, in their order, so that every lane meets prompts that
-share beginnings. A lane that loses a process is built anew and its group tried again; an error
-inside the test ends the sweep. Only the driver writes the ledger: kill it at any moment, and the
-next run does what is missing.
+Groups go to whichever gang is free, in their order, so that every gang meets prompts that share
+beginnings. A gang that loses a process is built anew and its group tried again; an error inside the
+test ends the sweep. Only the driver writes the ledger: kill it at any moment, and the next run does
+what is missing.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from longva_ray.cluster.gang import ATTEMPTS, Lane, MakeWorker, num_lanes
+from longva_ray.cluster.gang import Gang, GangSize, MakeWorker
 from longva_ray.evaluate.ledger import Ledger
 from longva_ray.progress import Progress
 from longva_ray.settings.needles import SweepConfig
@@ -25,8 +25,20 @@ from longva_ray.settings.needles import SweepConfig
 logger = logging.getLogger(__name__)
 
 
+ATTEMPTS = 3
+"""Gangs that may be lost on one group, or while loading, before the sweep gives up."""
+
+
 PATIENCE_S = 60.0
 """How long to wait for anything to happen before saying so."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Group:
+    """Trials that one worker does one after the other, and how often they may still be tried."""
+
+    trials: Sequence[Any]
+    attempts: int = ATTEMPTS
 
 
 def sweep(
@@ -60,69 +72,115 @@ def sweep(
         logger.info("%s: %d of %d trials are in %s", title, total - missing, total, ledger.path)
     if not pending:
         return
-    lanes = [
-        Lane(make_worker, ray.put(dict(arguments)), config)
-        for _ in range(min(num_lanes(config), len(pending)))
+    shared = ray.put(dict(arguments))
+    gangs = [
+        Gang(make_worker, shared, gang_size(config))
+        for _ in range(min(num_gangs(config), len(pending)))
     ]
     try:
         with Progress(title, unit="trials", total=missing) as progress:
-            _work(lanes, pending, ledger, progress)
+            _work(gangs, pending, ledger, progress)
     finally:
-        for lane in lanes:
-            lane.close()
+        for gang in gangs:
+            gang.close()
+
+
+def gang_size(config: SweepConfig) -> GangSize:
+    """The processes of one model."""
+    return GangSize(members=config.ring_size, cpus=config.worker_cpus, gpus=config.worker_gpus)
+
+
+def num_gangs(config: SweepConfig) -> int:
+    """Models that fit into the cluster as it is now, at most `max_workers`.
+
+    Raises ValueError, with the sum, when not even one fits and `max_workers` does not say that an
+    autoscaler will bring more."""
+    resources = ray.cluster_resources()
+    fits = gang_size(config).fits(resources)
+    if config.max_workers is not None:
+        return config.max_workers if fits == 0 else min(fits, config.max_workers)
+    if fits == 0:
+        raise ValueError(
+            f"{config.ring_size} process(es) of {config.worker_cpus:g} CPU(s) and "
+            f"{config.worker_gpus:g} GPU(s) do not fit into a cluster with "
+            f"{resources.get('CPU', 0):g} CPU(s) and {resources.get('GPU', 0):g} GPU(s); lower "
+            "worker_cpus, worker_gpus or ring_size, or set max_workers if an autoscaler will "
+            "bring more"
+        )
+    return fits
 
 
 def _work(
-    lanes: Sequence["Lane"],
+    gangs: Sequence[Gang],
     groups: Sequence[Sequence[Any]],
     ledger: Ledger,
     progress: Progress,
 ) -> None:
-    waiting = [(group, ATTEMPTS) for group in reversed(groups)]
-    busy: dict[Lane, tuple[Sequence[Any], int]] = {}
-    idle: list[Lane] = []
-    for lane in lanes:
-        lane.open()
+    waiting = [_Group(trials=trials) for trials in reversed(groups)]
+    loading = dict.fromkeys(gangs, ATTEMPTS)
+    busy: dict[Gang, _Group] = {}
+    idle: list[Gang] = []
+    for gang in gangs:
+        gang.open()
     while waiting or busy:
         while waiting and idle:
-            lane, (group, attempts) = idle.pop(0), waiting.pop()
-            lane.start(group)
-            busy[lane] = group, attempts
-        # Every rank is watched: one that fails would leave the others waiting for it. Lanes that
-        # the cluster has no room for yet are among them, and hold no group.
-        owner = {reference: lane for lane in lanes for reference in lane.running}
-        finished, _ = ray.wait(list(owner), num_returns=1, timeout=PATIENCE_S)
-        if not finished:
-            if not busy:
-                logger.warning("no worker is up yet: the cluster has no room, or models load")
+            gang, group = idle.pop(0), waiting.pop()
+            gang.start(group.trials)
+            busy[gang] = group
+        found = _next_result(gangs, is_any_busy=bool(busy))
+        if found is None:
             continue
-        lane = owner[finished[0]]
+        gang, reference = found
         try:
-            outcomes = lane.finish(finished[0])
+            outcomes = gang.take(reference)
         except RayActorError as error:
-            group, attempts = busy.pop(lane, ([], lane.attempts))
-            if attempts == 1:
+            lost = busy.pop(gang, None)
+            left = (loading[gang] if lost is None else lost.attempts) - 1
+            if not left:
                 raise
             logger.warning("a worker was lost (%s); starting it again", type(error).__name__)
-            if group:
-                waiting.append((group, attempts - 1))
+            if lost is None:
+                loading[gang] = left
             else:
-                lane.attempts -= 1
-            lane.close()
-            lane.open()
+                waiting.append(dataclasses.replace(lost, attempts=left))
+            gang.close()
+            gang.open()
         except RayTaskError as error:
-            if isinstance(error.cause, ValueError):
-                raise ValueError(str(error.cause)) from error
-            if isinstance(error.cause, torch.OutOfMemoryError):
-                raise ValueError(
-                    f"a worker's GPU is full ({error.cause}); lower prefill_chunk, spread each "
-                    "prompt over more GPUs by ring_size, or leave out the longest ones"
-                ) from error
-            raise
+            mistake = _mistake(error)
+            if mistake is None:
+                raise
+            raise mistake from error
         else:
-            if lane.running:
+            if gang.running:
                 continue
-            if busy.pop(lane, None):
+            if busy.pop(gang, None):
                 ledger.record(outcomes)
                 progress.advance(len(outcomes))
-            idle.append(lane)
+            idle.append(gang)
+
+
+def _next_result(gangs: Sequence[Gang], *, is_any_busy: bool) -> tuple[Gang, Any] | None:
+    """The next member that is done, and its gang; None when nothing happened for long.
+
+    Every rank is watched: one that fails would leave the others waiting for it. Gangs that the
+    cluster has no room for yet are among them, and hold no group.
+    """
+    owner = {reference: gang for gang in gangs for reference in gang.running}
+    finished, _ = ray.wait(list(owner), num_returns=1, timeout=PATIENCE_S)
+    if finished:
+        return owner[finished[0]], finished[0]
+    if not is_any_busy:
+        logger.warning("no worker is up yet: the cluster has no room, or models load")
+    return None
+
+
+def _mistake(error: RayTaskError) -> ValueError | None:
+    """What a user can mend about a failure inside the test, if anything."""
+    if isinstance(error.cause, ValueError):
+        return ValueError(str(error.cause))
+    if isinstance(error.cause, torch.OutOfMemoryError):
+        return ValueError(
+            f"a worker's GPU is full ({error.cause}); lower prefill_chunk, spread each "
+            "prompt over more GPUs by ring_size, or leave out the longest ones"
+        )
+    return None

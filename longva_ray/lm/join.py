@@ -1,4 +1,9 @@
-"""Make a LongVA checkpoint: from random weights, or from a language model and a vision tower."""
+"""A new LongVA checkpoint: of random weights, or of a language model and a vision tower.
+
+    LongVAConfig, tokenizer | language model, CLIP -> folder with weights and processor
+
+Joining is where vision alignment starts: only the projector is random. Training is not done here.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +11,16 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from longva_ray.lm.build import build_model, use_generation_config
 from longva_ray.lm.layout import LANGUAGE, PROJECTOR
-from longva_ray.lm.load import _apply_generation_config, _load
-from longva_ray.lm.longva import (
-    LongVAConfig,
-    LongVAForConditionalGeneration,
-)
+from longva_ray.lm.longva import LongVAForConditionalGeneration
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import processor_for
 from longva_ray.lm.prompt import add_placeholders, placeholder_ids
 from longva_ray.lm.tower_weights import clip_config, clip_tensors
-from longva_ray.lm.weights import read_tensors, resolve, save_folder
+from longva_ray.lm.weights import checkpoint_folder, read_tensors, save_folder
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding
 from longva_ray.vision.projector import ProjectorKind
@@ -83,7 +82,7 @@ def assemble_longva(
     """
     # Entered first: that there is something already is said before minutes of loading.
     with save_folder(Path(path)) as folder:
-        text_folder, clip_folder = resolve(text_backbone), resolve(clip)
+        text_folder, clip_folder = checkpoint_folder(text_backbone), checkpoint_folder(clip)
         tokenizer = AutoTokenizer.from_pretrained(text_folder)
         image_token_id, video_token_id = add_placeholders(tokenizer)
         config = LongVAConfig(
@@ -98,12 +97,12 @@ def assemble_longva(
             projector=projector,
         )
         for part in (config.vision, config.text):
-            part.name_or_path = ""  # where the parts lay means nothing to whom the whole is given
+            part.name_or_path = ""  # where they came from means nothing to who gets the whole
         tensors = read_tensors(text_folder, lambda stored: LANGUAGE + stored, dtype)
         tensors |= clip_tensors(clip_folder, config, dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = _load(
+            model = build_model(
                 LongVAForConditionalGeneration,
                 config,
                 tensors,
@@ -112,7 +111,7 @@ def assemble_longva(
                 fresh=PROJECTOR,
             )
         model.give_words_to_projector()
-        _apply_generation_config(model, text_folder, config)
+        use_generation_config(model, text_folder, config)
         _save(model, tokenizer, folder)
 
 

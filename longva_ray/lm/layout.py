@@ -1,57 +1,38 @@
-"""What a checkpoint is made of: whose weights have which names, ours or the released ones."""
+"""A LongVA checkpoint on disk: its configuration, and which stored weight is which of ours.
+
+    folder (or hub name) -> Checkpoint: LongVAConfig, tokenizer, {our name: tensor}
+
+Two layouts are read: ours (`save_pretrained`) and the original LongVA one (`released`). Only the
+wanted weights are read: a file that holds only the other half of the model is not even opened.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longva_ray.lm import released
-from longva_ray.lm.longva import (
-    LongVAConfig,
-    LongVAForConditionalGeneration,
-)
-from longva_ray.lm.processor import LongVAProcessor
+from longva_ray.lm.auto_classes import register_longva
+from longva_ray.lm.base_models import OUR_ARCHITECTURE, kind_of_checkpoint, read_config
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.lm.tower_weights import TOWER, clip_config, clip_tensors, is_built
-from longva_ray.lm.weights import Rename, read_tensors, resolve
+from longva_ray.lm.weights import Rename, checkpoint_folder, read_tensors
 
 logger = logging.getLogger(__name__)
 
 
-OUR_ARCHITECTURE = LongVAForConditionalGeneration.__name__
-
-
 VISION, LANGUAGE = "frame_encoder.", "language_model."
+"""What the names of our weights begin with, in each half of the model."""
 
 
 PROJECTOR = VISION + "projector."
-
-
-def register_longva() -> None:
-    """Make transformers' Auto classes know LongVA: config, model, processor; repeatable.
-
-    Importing this package registers nothing. Every loader here calls this; call it yourself before
-    using `AutoModelForImageTextToText.from_pretrained` on a checkpoint of ours.
-    """
-    AutoConfig.register(LongVAConfig.model_type, LongVAConfig, exist_ok=True)
-    AutoModelForImageTextToText.register(
-        LongVAConfig, LongVAForConditionalGeneration, exist_ok=True
-    )
-    AutoProcessor.register(LongVAConfig, LongVAProcessor, exist_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +43,7 @@ class Checkpoint:
     config: LongVAConfig
     rename: Rename
     mm_vision_tower: str | None = None
+    """What a released checkpoint calls its vision tower; None in our layout."""
 
     def tensors(self, prefixes: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """Weights whose name in our model starts with one of the prefixes."""
@@ -75,7 +57,7 @@ class Checkpoint:
         has_tower = any(name.startswith(TOWER) for name in tensors)
         if VISION in prefixes and not has_tower and self.mm_vision_tower is not None:
             logger.info("vision tower weights are read from %s", self.mm_vision_tower)
-            tensors |= clip_tensors(resolve(self.mm_vision_tower), self.config, dtype)
+            tensors |= clip_tensors(checkpoint_folder(self.mm_vision_tower), self.config, dtype)
         return tensors
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -95,20 +77,23 @@ class Checkpoint:
 def open_checkpoint(
     path: str | Path, *, rope_theta: float | None = None, max_prompt_tokens: int | None = None
 ) -> Checkpoint:
+    """Read the configuration, with another RoPE base or prompt limit where one is given.
+
+    Raises:
+        ValueError: no LongVA checkpoint, or one with an unsupported setting.
+    """
     register_longva()
-    folder = resolve(path)
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} has no config.json; the result of a run is in its folder final")
-    raw = json.loads((folder / "config.json").read_text())
-    architectures = raw.get("architectures") or []
-    if OUR_ARCHITECTURE in architectures:
+    kind = kind_of_checkpoint(path)
+    if kind == "longva":
+        folder = checkpoint_folder(path)
         config = LongVAConfig.from_pretrained(folder)
         checkpoint = Checkpoint(folder=folder, config=config, rename=_same_name)
-    elif released.ARCHITECTURE in architectures:
-        checkpoint = _open_released(folder, raw)
+    elif kind == "released":
+        checkpoint = _open_released(path)
     else:
+        found = None if kind == "gguf" else read_config(path).get("architectures")
         raise ValueError(
-            f"{folder} holds {architectures or 'no architectures'}, want {OUR_ARCHITECTURE} or "
+            f"{path} holds {found or 'no architectures'}, want {OUR_ARCHITECTURE} or "
             f"{released.ARCHITECTURE}; a text backbone and a CLIP tower are joined by `longva join`"
         )
     if rope_theta is not None:
@@ -123,12 +108,13 @@ def _same_name(stored: str) -> str:
     return stored
 
 
-def _open_released(folder: Path, raw: Mapping[str, Any]) -> Checkpoint:
+def _open_released(path: str | Path) -> Checkpoint:
+    raw = read_config(path)
     tower = raw.get("mm_vision_tower", released.CLIP_L_336_NAME)
     is_clip_l = tower == released.CLIP_L_336_NAME
-    vision_config = released.clip_l_336() if is_clip_l else clip_config(resolve(tower))
+    vision_config = released.clip_l_336() if is_clip_l else clip_config(checkpoint_folder(tower))
     return Checkpoint(
-        folder=folder,
+        folder=checkpoint_folder(path),
         config=released.our_config(raw, vision_config),
         rename=released.our_name,
         mm_vision_tower=tower,

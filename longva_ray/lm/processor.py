@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from longva_ray.lm.longva import LongVAConfig
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.prompt import (
     CHAT_TEMPLATE,
     check_prompt_length,
@@ -34,7 +34,8 @@ from longva_ray.lm.prompt import (
 )
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import Cut, Encoding, GridSettings, join_sources
-from longva_ray.vision.unires import GRID_SIZE, MAX_GRIDS, GridRule, whole_image
+from longva_ray.vision.fit_image import whole_image
+from longva_ray.vision.unires import GRID_SIZE, MAX_GRIDS, GridRule
 
 
 class LongVAProcessor(ProcessorMixin):

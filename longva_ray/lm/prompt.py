@@ -14,12 +14,17 @@ Shape suffixes: T tokens of the whole sequence.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+UNLIMITED = sys.maxsize
+"""As `max_prompt_tokens`: prompts of any length, whatever the checkpoint's own limit."""
+
 
 IMAGE_PLACEHOLDER = "<image>"
 

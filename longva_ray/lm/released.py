@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from longva_ray.lm.longva import CLIP_L_336, LongVAConfig
+from longva_ray.lm.longva_config import CLIP_L_336, LongVAConfig
 
 ARCHITECTURE = "LlavaQwenForCausalLM"
 

@@ -58,7 +58,7 @@ def embed_prompt(
 
 def placeholder_mask(input_ids_BT: Tensor, placeholder_ids: Sequence[int]) -> Tensor:
     """True where a visual token belongs."""
-    wanted = torch.tensor(placeholder_ids, device=input_ids_BT.device)
+    wanted = torch.tensor(placeholder_ids, dtype=torch.int64, device=input_ids_BT.device)
     return torch.isin(input_ids_BT, wanted)
 
 

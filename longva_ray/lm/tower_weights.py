@@ -2,7 +2,7 @@
 
     folder of a CLIPModel or CLIPVisionModel -> CLIPVisionConfig, {our name: tensor}
 
-Leaves out what `ClipTower` does not build: the layers behind the one that is used, the norm of the
+Leaves out what `ClipTower` does not build: the layers after the one that is used, the norm of the
 pooled token, and the text half of a `CLIPModel`.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig
 
-from longva_ray.lm.longva import LongVAConfig
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.weights import read_tensors
 from longva_ray.vision.clip_tower import num_layers_used
 

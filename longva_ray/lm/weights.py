@@ -28,10 +28,10 @@ Rename = Callable[[str], str]
 Select = Callable[[str], str | None]
 
 
-_FILES = ("model.safetensors", "pytorch_model.bin")  # or those with an index beside them
+_FILES = ("model.safetensors", "pytorch_model.bin")  # or several files and their index
 
 
-def resolve(path: str | Path) -> Path:
+def checkpoint_folder(path: str | Path) -> Path:
     """The folder of a checkpoint: itself, or the snapshot of a repository on the hub.
 
     Raises:
@@ -54,7 +54,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors that `select` gives a name, cast to `dtype`, in memory of their own.
+    """Tensors that `select` gives a name, cast to `dtype`, in new memory.
 
     A copy, not a view of the mapped file: the file may be replaced while the model lives.
 

@@ -54,16 +54,13 @@ def bytes_of(text: str) -> float:
     return float(match[1]) * _UNITS[match[2].upper()]
 
 
-def text_config(model: str | None) -> Any:
+def planned_config(model: str | None) -> Any:
     """Config of the language model in a folder, LongVA or plain; of the paper's by its name.
 
     Raises ValueError for a folder without a config, and other names on the hub.
     """
-    from transformers import AutoConfig
-
-    from longva_ray.lm.base_models import is_longva
-    from longva_ray.lm.load import load_longva_config
-    from longva_ray.lm.longva import LongVAConfig
+    from longva_ray.lm.language_model import language_config
+    from longva_ray.lm.longva_config import LongVAConfig
 
     if model == PAPERS_MODEL:
         return LongVAConfig().text
@@ -74,9 +71,7 @@ def text_config(model: str | None) -> Any:
         )
     if not (Path(model) / "config.json").is_file():
         raise ValueError(f"want a folder with a config.json, got {model!r}")
-    if is_longva(model):
-        return load_longva_config(model).text
-    return AutoConfig.from_pretrained(model).get_text_config()
+    return language_config(model)
 
 
 def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:
@@ -121,7 +116,7 @@ def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
     for name in ("num_workers", "ring_size"):
         if getattr(options.extend, name) != getattr(recipe.extend, name):
             raise ValueError("a plan takes --gpus and --ring-size, not those of --extend")
-    model = ModelShape.of(text_config(options.model or recipe.checkpoint))
+    model = ModelShape.of(planned_config(options.model or recipe.checkpoint))
     setup = Setup(
         model=model,
         gpus=options.gpus,

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from longva_ray.answer.engine import AnswerEngine
+from longva_ray.answer.engine import AnswerEngine, Prompt
 from longva_ray.answer.generate import AnswerPiece
-from longva_ray.answer.prefill import Prefill
 from longva_ray.answer.score import best_option
 from longva_ray.lm.prompt import Message
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
@@ -113,11 +112,11 @@ class LanguageModel:
 
     async def _read(
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answer_tokens: int
-    ) -> Prefill:
+    ) -> Prompt:
         """The longest videos take minutes, so this ends early when the client hangs up."""
         unwanted = threading.Event()
 
-        def read() -> Prefill:
+        def read() -> Prompt:
             ids = {video.video_id for video in videos}
             opened = {video_id: self._store.open(video_id, self._spec) for video_id in ids}
             prompt_ids_T = self._engine.prompt_ids(

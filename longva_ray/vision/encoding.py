@@ -1,4 +1,4 @@
-"""UniRes or AnyRes behind one interface: what of an image or a video becomes visual tokens.
+"""UniRes or AnyRes through one interface: what of an image or a video becomes visual tokens.
 
     PIL image | frames_FYXC -> Cut: grids_GYXC for the encoder, source_S2 for what it makes of them
 
@@ -19,10 +19,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision import anyres, unires
+from longva_ray.vision.fit_image import upright_rgb, whole_image
 from longva_ray.vision.unires import GridRule
 
 Encoding = Literal["unires", "anyres"]
@@ -56,7 +57,7 @@ class GridSettings:
 
     def image(self, image: Image.Image) -> Cut:
         """An image of any mode and size, upright as its EXIF says."""
-        rgb = ImageOps.exif_transpose(image).convert("RGB")
+        rgb = upright_rgb(image)
         grids_GYXC = unires.split_image(
             rgb,
             rule=self.grid_rule,
@@ -68,7 +69,7 @@ class GridSettings:
 
     def _map(self, rgb: Image.Image, grids_GYXC: NDArray[np.uint8]) -> Cut:
         """The AnyRes image of these grids."""
-        base_GYXC = unires.whole_image(rgb, fitting=self.frame_fitting, grid_size=self.grid_size)
+        base_GYXC = whole_image(rgb, fitting=self.frame_fitting, grid_size=self.grid_size)
         columns, rows = unires.grid_shape(
             *rgb.size, rule=self.grid_rule, grid_size=self.grid_size, max_grids=self.max_grids
         )

@@ -16,7 +16,6 @@ the grid of a token and its number there, V vision width, D language-model width
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from longva_ray.files.digest import Digest
 from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.encoding import Encoding
@@ -135,7 +135,7 @@ class FrameEncoder(nn.Module):
             if self.projector.newline is not None:
                 raise ValueError(
                     "grids alone do not say how an AnyRes image was cut; want its image_sources, "
-                    "which the processor returns beside the pixels"
+                    "which the processor returns with the pixels"
                 )
             return self.forward(grids_GYXC, micro_batch).flatten(0, 1)
         tokens_GKD = self._in_micro_batches(self.grid_tokens, grids_GYXC, micro_batch)
@@ -149,13 +149,12 @@ class FrameEncoder(nn.Module):
         encoder. The encoding of images is left out, since frames have the same tokens with both.
         The newline of AnyRes is a weight like others. Reads all weights: about a second for CLIP-L.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps(self._token_config, sort_keys=True).encode())
+        digest = Digest().add(json.dumps(self._token_config, sort_keys=True))
         for name, weight in sorted(self.state_dict().items()):
             value = weight.cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+            digest.add(f"{name} {value.dtype} {tuple(value.shape)}")
+            digest.add(value.view(-1).view(torch.uint8).numpy().data)
+        return digest.hex()
 
     def _check(self, grids_GYXC: Tensor | NDArray[np.uint8], micro_batch: int) -> None:
         if micro_batch < 1:

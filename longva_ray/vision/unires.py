@@ -11,10 +11,10 @@ Two rules choose the number of grids, because the paper and the released code di
     "paper"     1x1    1x1      1x1      5x3        the whole grids in the image, at most 49
     "released"  1x2    1x2      2x2      6x4        the best of all canvases of 2 to 49 grids
 
-Neither rule says how an image is put on a canvas of another shape: that is the project's one frame
-fitting (`longva_ray.video.fitting`), the same for images, needles, haystacks and chat frames. The
-released code letterboxes images, as `fitting="letterbox"` does; it rounds the free side up where
-`place` rounds to the nearest pixel, so the two may differ by one row or column of black.
+Neither rule says how an image is put on a canvas of another shape: that is the project's one
+fitting (`fit_image`), the same for images, needles, haystacks and chat frames. The released code
+letterboxes images, as `fitting="letterbox"` does; it rounds the free side up where ours rounds to
+the nearest pixel, so the two may differ by one row or column of black.
 
 Shape suffixes: G grids, Y and X pixel rows and columns, C channels.
 """
@@ -26,9 +26,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from longva_ray.video.fitting import Fitting, place
+from longva_ray.video.fitting import Fitting
+from longva_ray.vision.fit_image import fit_image, upright_rgb
 
 GridRule = Literal["paper", "released"]
 
@@ -81,42 +82,11 @@ def split_image(
     Returns:
         grids_GYXC, G = columns * rows in raster order, Y = X = grid_size, C = 3.
     """
-    rgb = ImageOps.exif_transpose(image).convert("RGB")
+    rgb = upright_rgb(image)
     columns, rows = grid_shape(*rgb.size, rule=rule, grid_size=grid_size, max_grids=max_grids)
-    canvas_YXC = _fit(rgb, columns * grid_size, rows * grid_size, fitting)
+    canvas_YXC = fit_image(rgb, columns * grid_size, rows * grid_size, fitting)
     tiles = canvas_YXC.reshape(rows, grid_size, columns, grid_size, 3).swapaxes(1, 2)
     return np.ascontiguousarray(tiles).reshape(rows * columns, grid_size, grid_size, 3)
-
-
-def whole_image(
-    image: Image.Image, *, fitting: Fitting, grid_size: int = GRID_SIZE
-) -> NDArray[np.uint8]:
-    """An image fitted to one grid, whatever its size: grids_GYXC with G = 1."""
-    return split_image(image, rule="paper", fitting=fitting, grid_size=grid_size, max_grids=1)
-
-
-def _fit(rgb: Image.Image, width: int, height: int, fitting: Fitting) -> NDArray[np.uint8]:
-    """The visible part of the image, resized (bicubic) to where `place` puts it on a black canvas.
-
-    Only what stays on the canvas is resized. Cropping a 1x4000 image to a square would otherwise
-    scale it to a thousand times the canvas first.
-    """
-    placed = place(rgb.width, rgb.height, width, height, fitting)
-    left, top = max(0, placed.offset_x), max(0, placed.offset_y)
-    right = min(width, placed.offset_x + placed.scaled_width)
-    bottom = min(height, placed.offset_y + placed.scaled_height)
-    to_source_x = rgb.width / placed.scaled_width
-    to_source_y = rgb.height / placed.scaled_height
-    visible = (
-        (left - placed.offset_x) * to_source_x,
-        (top - placed.offset_y) * to_source_y,
-        min((right - placed.offset_x) * to_source_x, rgb.width),
-        min((bottom - placed.offset_y) * to_source_y, rgb.height),
-    )
-    scaled = rgb.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=visible)
-    canvas_YXC = np.zeros((height, width, 3), dtype=np.uint8)
-    canvas_YXC[top:bottom, left:right] = np.asarray(scaled)
-    return canvas_YXC
 
 
 def _whole_grids(width: int, height: int, grid_size: int, max_grids: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from longva_ray.data.text.pipeline import prepare_text
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.text.run import run_niah
 from longva_ray.files.folder import write_once
-from longva_ray.lm.base_models import prepare_base
+from longva_ray.lm.gguf import prepare_base
 from longva_ray.settings.data import TextDataConfig
 from longva_ray.settings.needles import NiahConfig
 from longva_ray.settings.training import ExtendConfig

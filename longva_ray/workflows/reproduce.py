@@ -23,8 +23,10 @@ from typing import Any
 from longva_ray.data.images.pipeline import prepare_images
 from longva_ray.data.text.pipeline import prepare_text
 from longva_ray.evaluate.subjects import Subject
-from longva_ray.evaluate.text.run import describe_niah, run_niah
-from longva_ray.evaluate.video.run import average_over_seeds, describe_vniah, draw_vniah, run_vniah
+from longva_ray.evaluate.text.report import describe_niah
+from longva_ray.evaluate.text.run import run_niah
+from longva_ray.evaluate.video.report import average_over_seeds, describe_vniah, draw_vniah
+from longva_ray.evaluate.video.run import run_vniah
 from longva_ray.files.folder import write_once
 from longva_ray.lm.join import assemble_longva
 from longva_ray.settings.recipe import Recipe

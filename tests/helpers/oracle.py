@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 CONTEXT = 30
-"""Bytes by which the oracle finds a place again: from a city to the number behind it."""
+"""Bytes by which the oracle finds a place again: from a city to the number after it."""
 
 
 class OracleConfig(PreTrainedConfig):

@@ -12,7 +12,7 @@ from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.data.text.shards import TokenSequence, TokenShardsMetadata, TokenShardWriter
-from longva_ray.lm.base_models import tokenizer_fingerprint
+from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.lm.tiled_mlp import tile_mlps
 from longva_ray.ring.mesh import RingMesh
 from longva_ray.settings.training import ExtendConfig

@@ -36,7 +36,8 @@ from longva_ray.data.images.shards import (
 from longva_ray.data.preparation import check_same, deciding_settings, run_missing
 from longva_ray.files.folder import Folder
 from longva_ray.files.parts import clean
-from longva_ray.lm.base_models import load_tokenizer, tokenizer_fingerprint
+from longva_ray.lm.base_models import load_tokenizer
+from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.lm.load import load_longva_config
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.settings.data import ImageDataConfig

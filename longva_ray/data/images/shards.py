@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerBase
 from longva_ray.data.images.samples import EncodedSample
 from longva_ray.files.digest import Digest
 from longva_ray.files.parts import Kind, PartWriter, Shards
-from longva_ray.lm.base_models import tokenizer_fingerprint
+from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.settings.base import from_dict
 from longva_ray.vision.encoding import GridSettings, join_sources
 

@@ -38,7 +38,8 @@ from longva_ray.data.text.tokenise import TokeniseGroup, TokeniseSpec, resolve_s
 from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
 from longva_ray.files.parts import clean
-from longva_ray.lm.base_models import load_tokenizer, tokenizer_fingerprint
+from longva_ray.lm.base_models import load_tokenizer
+from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.settings.data import TextDataConfig
 
 logger = logging.getLogger(__name__)

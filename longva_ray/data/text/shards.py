@@ -28,7 +28,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.files.parts import Kind, PartWriter, Shards
-from longva_ray.lm.base_models import tokenizer_fingerprint
+from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.settings.base import from_dict
 
 FORMAT_VERSION = 2

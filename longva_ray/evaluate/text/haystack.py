@@ -2,9 +2,9 @@
 
     text, tokenizer -> token ids, and every index at which something may be inserted
 
-A needle must not cut a sentence in two. Where sentences end is read off the text, and which token
-ends there off the offsets that the tokenizer itself reports, so the rule holds for any tokenizer
-whose full stop has whatever id, or none of its own.
+A needle must not cut a sentence in two. Where sentences end is read from the text, and which token
+ends there from the offsets that the tokenizer reports. So the rule holds for any tokenizer,
+whatever id its full stop has, even if it has none.
 
 Source: appendix A; the released script looks for two token ids of another tokenizer.
 """
@@ -74,7 +74,7 @@ class Haystack:
             if span is None:
                 break
             closes = span.start() + len(span.group().rstrip()) <= end
-            # Tokens that share a character all end behind it: only the last one completes it.
+            # Tokens that share a character all end after it: only the last one completes it.
             whole = index == len(self._ends) or self._ends[index] > end
             if closes and whole:
                 found.append(index)
@@ -90,7 +90,7 @@ class Haystack:
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Token ids, and the character behind each token."""
+    """Token ids, and where in the text each token ends."""
     encoded = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
     )

@@ -13,19 +13,20 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
+import torch
 import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
-from longva_ray.evaluate.examiner import Examiner
-from longva_ray.evaluate.ledger import Outcome
-from longva_ray.evaluate.subjects import Subject
+from longva_ray.evaluate.ledger import TrialOutcome
+from longva_ray.evaluate.subjects import Subject, load_subject
 from longva_ray.evaluate.text.haystack import Haystack
 from longva_ray.evaluate.text.perplexity import Window, nll_by_position
+from longva_ray.evaluate.verdicts import judge
 from longva_ray.settings.needles import NiahConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class NiahTrial:
     """One prompt of the grid."""
 
     distractors: int
@@ -50,11 +51,11 @@ class NeedlePrompt:
     """Where the needle really lies, after snapping to a sentence end."""
 
 
-def plan_trials(config: NiahConfig) -> list[Trial]:
+def plan_trials(config: NiahConfig) -> list[NiahTrial]:
     """All trials of the grid, in the order in which consecutive prompts share most: from the needle
     that lies furthest to the one at the beginning, all lengths mixed."""
     trials = [
-        Trial(distractors=distractors, length=length, depth=depth, sample=sample)
+        NiahTrial(distractors=distractors, length=length, depth=depth, sample=sample)
         for distractors in config.distractors
         for length in config.lengths
         for depth in config.depths
@@ -78,7 +79,7 @@ class NiahPrompts:
         self._prefix = self._with_bos(config.prefix)
         self._haystack = Haystack(essays, tokenizer, min_tokens=max(config.lengths))
 
-    def build(self, trial: Trial) -> NeedlePrompt:
+    def build(self, trial: NiahTrial) -> NeedlePrompt:
         """The prompt of a trial; prompt and answer together have exactly `trial.length` tokens.
 
         Raises ValueError when needles and question alone are longer than that."""
@@ -140,7 +141,7 @@ class NiahPrompts:
         return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def _with_bos(self, text: str) -> list[int]:
-        """The text behind what the tokenizer begins a sequence with, if anything."""
+        """The text after what the tokenizer begins a sequence with, if anything."""
         bos = self._tokenizer.bos_token_id
         begins = bos is not None and self._tokenizer.encode("")[:1] == [bos]
         return [bos] * begins + self._encode(text)
@@ -165,29 +166,27 @@ class NiahWorker:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self._config = config
-        self._examiner = Examiner(subject, config, group)
-        self._prompts = NiahPrompts(config, essays, self._examiner.tokenizer)
+        self._engine = load_subject(subject, config, group)
+        self._prompts = NiahPrompts(config, essays, self._engine.tokenizer)
 
-    def __call__(self, work: Sequence[Trial | Window]) -> dict[str, Outcome]:
+    def __call__(self, work: Sequence[NiahTrial | Window]) -> dict[str, TrialOutcome]:
         return {
-            item.key: self._ask(item) if isinstance(item, Trial) else self._read(item)
+            item.key: self._ask(item) if isinstance(item, NiahTrial) else self._predict(item)
             for item in work
         }
 
-    def _ask(self, trial: Trial) -> Outcome:
-        prompt = self._prompts.build(trial)
-        embeds_1TD = self._examiner.embed(prompt.prompt_ids)
-        score, text = self._examiner.examine(embeds_1TD, prompt.answer_ids)
-        return dataclasses.asdict(trial) | {
-            "exact": score.exact_match,
-            "generated": None if text is None else prompt.number in text,
-            "logprob": score.logprob,
-            "answer": prompt.number,
-            "predicted": str(self._examiner.tokenizer.decode(list(score.predicted_ids))),
-            "text": text,
-            "true_depth": prompt.depth,
-        }
+    def _ask(self, trial: NiahTrial) -> TrialOutcome:
+        needle = self._prompts.build(trial)
+        judged = judge(
+            self._engine,
+            self._engine.read_ids(torch.tensor(needle.prompt_ids)),
+            needle.number,
+            needle.answer_ids,
+            self._config,
+            gives=lambda text: needle.number in text,
+        )
+        return dataclasses.asdict(trial) | judged | {"true_depth": needle.depth}
 
-    def _read(self, window: Window) -> Outcome:
-        edges, means = nll_by_position(self._examiner, self._prompts.window(window))
+    def _predict(self, window: Window) -> TrialOutcome:
+        edges, means = nll_by_position(self._engine, self._prompts.window(window))
         return {"window": window.number, "edges": edges, "nll": means}

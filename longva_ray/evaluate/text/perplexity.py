@@ -1,15 +1,15 @@
-"""Perplexity by position: how a model's surprise goes on behind the length it was trained on.
+"""Perplexity by position: how a model's surprise goes on beyond the length it was trained on.
 
     token ids -> mean negative log-likelihood in stretches of positions
 
-A second look at a context, beside the needle: it shows where a model breaks down, not what it can
-find. Windows of plain essays, every token predicted from all before it.
+A second look at a context, next to the needle test: it shows where a model breaks down, not what
+it can find. Windows of plain essays, every token predicted from all before it.
 """
 
 import dataclasses
 import itertools
 
-from longva_ray.evaluate.examiner import Examiner
+from longva_ray.answer.engine import AnswerEngine
 
 STRETCHES = 32
 """Positions are averaged in so many stretches of equal length."""
@@ -28,10 +28,10 @@ class Window:
         return f"window-{self.number}-of-{self.count}"
 
 
-def nll_by_position(examiner: Examiner, token_ids: list[int]) -> tuple[list[int], list[float]]:
+def nll_by_position(engine: AnswerEngine, token_ids: list[int]) -> tuple[list[int], list[float]]:
     """Edges of at most `STRETCHES` stretches of positions, and the mean negative log-likelihood
     inside each; position p is where token p + 1 is predicted."""
-    nll_T = examiner.token_nll(token_ids)
+    nll_T = engine.token_nll(token_ids)
     stretches = min(STRETCHES, len(nll_T))
     edges = [round(number * len(nll_T) / stretches) for number in range(stretches + 1)]
     means = [float(nll_T[start:stop].mean()) for start, stop in itertools.pairwise(edges)]

@@ -4,17 +4,16 @@
 
 Columns are those of the published set `lmms-lab/v_niah_needles` (image, question, answer); the JSON
 file that it was made from calls them path, prompt and answer, which is read too. Images lie inside
-the table or beside it.
+the table or next to it.
 
 Published needles are partly multiple choice and can be guessed; `draw_cards` makes ones that
-cannot: the answer is a number of the seed's own, on a card whose colour and word the question
+cannot: the answer is a number drawn from the seed, on a card whose colour and word the question
 names.
 
 Shapes: K needles, Y rows, X columns, C colour channels, Q visual tokens of a frame, D width of the
 language model.
 """
 
-import hashlib
 import io
 import json
 import random
@@ -30,9 +29,10 @@ import pyarrow.parquet
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from longva_ray.files.digest import Digest
 from longva_ray.lm.load import load_frame_encoder, load_longva_config
 from longva_ray.settings.encoding import EncodeConfig
-from longva_ray.video.fitting import Fitting, paste, place
+from longva_ray.vision.fit_image import upright_rgb, whole_image
 
 COLUMNS = {
     "image": ("image", "path"),
@@ -96,18 +96,6 @@ def draw_cards(count: int, *, seed: int, side: int = 448) -> list[Needle]:
     ]
 
 
-def fit_frame(
-    image_YXC: npt.NDArray[np.uint8], *, size: int, fitting: Fitting
-) -> npt.NDArray[np.uint8]:
-    """An image as a frame of the checkpoint: `size` x `size`, fitted as its videos are."""
-    height, width, _ = image_YXC.shape
-    placement = place(width, height, size, size, fitting)
-    scaled = Image.fromarray(image_YXC).resize(
-        (placement.scaled_width, placement.scaled_height), Image.Resampling.BICUBIC
-    )
-    return paste(np.asarray(scaled)[None], placement, size, size)[0]
-
-
 def encode_needles(
     checkpoint: str, images: Sequence[npt.NDArray[np.uint8]], config: EncodeConfig
 ) -> torch.Tensor:
@@ -115,17 +103,20 @@ def encode_needles(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(device)
     fitting = load_longva_config(checkpoint).frame_fitting
-    frames = [fit_frame(image, size=encoder.grid_size, fitting=fitting) for image in images]
-    return encoder.encode(np.stack(frames), micro_batch=config.micro_batch).cpu()
+    frames = [
+        whole_image(Image.fromarray(image_YXC), fitting=fitting, grid_size=encoder.grid_size)
+        for image_YXC in images
+    ]
+    return encoder.encode(np.concatenate(frames), micro_batch=config.micro_batch).cpu()
 
 
 def digest(needles: Sequence[Needle]) -> str:
     """16 hex digits over images, questions and answers."""
-    hashed = hashlib.blake2b(digest_size=8)
+    hashed = Digest(num_bytes=8)
     for needle in needles:
-        hashed.update(f"{needle.image_YXC.shape} {needle.question} {needle.answer}".encode())
-        hashed.update(np.ascontiguousarray(needle.image_YXC).data)
-    return hashed.hexdigest()
+        hashed.add(f"{needle.image_YXC.shape} {needle.question} {needle.answer}")
+        hashed.add(np.ascontiguousarray(needle.image_YXC).data)
+    return hashed.hex()
 
 
 def _tables(path: Path) -> Iterator[pa.Table]:
@@ -160,7 +151,7 @@ def _read_image(value: Any, folder: Path, where: str) -> npt.NDArray[np.uint8]:
     try:
         source = io.BytesIO(value) if isinstance(value, bytes) else folder / str(value)
         with Image.open(source) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(upright_rgb(image))
     except OSError as error:
         raise ValueError(f"the image of {where} cannot be read: {error}") from error
 

@@ -18,20 +18,18 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedModel
 
-from longva_ray.evaluate.examiner import Examiner
-from longva_ray.evaluate.ledger import Outcome
-from longva_ray.evaluate.subjects import Subject
-from longva_ray.lm.prompt import build_prompt, placeholder_ids
-from longva_ray.lm.splice import embed_prompt
+from longva_ray.answer.engine import Question
+from longva_ray.evaluate.ledger import TrialOutcome
+from longva_ray.evaluate.subjects import Subject, load_subject
+from longva_ray.evaluate.verdicts import judge
 from longva_ray.settings.needles import VniahConfig
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class VniahTrial:
     """One question of the grid."""
 
     num_frames: int
@@ -54,7 +52,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedHaystack:
-    """Where the haystack's visual tokens are: videos of the store, one behind the other."""
+    """Where the haystack's visual tokens are: videos of the store, one after the other."""
 
     store: str
     video_ids: tuple[str, ...]
@@ -81,7 +79,7 @@ class EncodedHaystack:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Questions:
+class EncodedNeedles:
     """The needles as the language model meets them."""
 
     tokens_KQD: torch.Tensor
@@ -89,22 +87,16 @@ class Questions:
     answers: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _LanguageModel:
-    model: PreTrainedModel
-    placeholder_ids: tuple[int, int]
-
-
-def plan_groups(config: VniahConfig, num_needles: int) -> list[list[Trial]]:
+def plan_groups(config: VniahConfig, num_needles: int) -> list[list[VniahTrial]]:
     """Trials in groups that share everything up to and with the needle, from the needle that lies
     furthest to the one at the beginning: so the haystack is read once, and at equal places also
-    what lies behind the needle."""
+    what follows the needle."""
     depths = [*config.depths, *([None] if config.floor else [])]
-    groups: dict[tuple[int, bool, int], list[Trial]] = {}
+    groups: dict[tuple[int, bool, int], list[VniahTrial]] = {}
     for num_frames in sorted(config.frames, reverse=True):
         for depth in depths:
             for needle in range(num_needles):
-                trial = Trial(num_frames=num_frames, depth=depth, needle=needle)
+                trial = VniahTrial(num_frames=num_frames, depth=depth, needle=needle)
                 # Without needle the questions follow the same frames; they are one group.
                 group = (-trial.place, depth is None, -1 if depth is None else needle)
                 groups.setdefault(group, []).append(trial)
@@ -128,54 +120,38 @@ class VniahWorker:
         subject: Subject,
         config: VniahConfig,
         haystack: EncodedHaystack,
-        questions: Questions,
+        needles: EncodedNeedles,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self._examiner = Examiner(subject, config, group)
-        model = self._examiner.model
-        self._language_model = _LanguageModel(
-            model=model, placeholder_ids=placeholder_ids(self._examiner.tokenizer)
-        )
-        self._haystack_FQD = haystack.tokens(max(config.frames)).to(model.device)
-        self._needles_KQD = questions.tokens_KQD.to(model.device)
-        self._questions = questions
+        self._config = config
+        self._engine = load_subject(subject, config, group)
+        device = self._engine.device
+        self._haystack_FQD = haystack.tokens(max(config.frames)).to(device)
+        self._needles_KQD = needles.tokens_KQD.to(device)
+        self._needles = needles
 
-    def __call__(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
-        return {trial.key: self._outcome(trial) for trial in trials}
+    def __call__(self, trials: Sequence[VniahTrial]) -> dict[str, TrialOutcome]:
+        return {trial.key: self._ask(trial) for trial in trials}
 
-    def _outcome(self, trial: Trial) -> Outcome:
+    def _ask(self, trial: VniahTrial) -> TrialOutcome:
         started = time.perf_counter()
-        answer = self._questions.answers[trial.needle]
-        answer_ids = self._examiner.tokenizer.encode(
-            answer, add_special_tokens=False, split_special_tokens=True
+        answer = self._needles.answers[trial.needle]
+        judged = judge(
+            self._engine,
+            self._engine.read(self._question(trial)),
+            answer,
+            self._engine.answer_ids(answer),
+            self._config,
+            gives=lambda text: says(text, answer),
         )
-        score, text = self._examiner.examine(self._prompt(trial), answer_ids)
-        return dataclasses.asdict(trial) | {
-            "exact": score.exact_match,
-            "generated": None if text is None else says(text, answer),
-            "logprob": score.logprob,
-            "answer": answer,
-            "predicted": str(self._examiner.tokenizer.decode(list(score.predicted_ids))),
-            "predicted_ids": list(score.predicted_ids),
-            "text": text,
-            "seconds": time.perf_counter() - started,
-        }
+        return dataclasses.asdict(trial) | judged | {"seconds": time.perf_counter() - started}
 
-    @torch.inference_mode()
-    def _prompt(self, trial: Trial) -> torch.Tensor:
-        """Embeddings 1TD of the whole prompt."""
+    def _question(self, trial: VniahTrial) -> Question:
+        """The needle's question about the haystack with the needle in its place."""
         frames = [self._haystack_FQD[: trial.place]]
         if trial.depth is not None:
             needle_1QD = self._needles_KQD[trial.needle : trial.needle + 1]
             frames += [needle_1QD, self._haystack_FQD[trial.place : trial.num_frames]]
-        video_FQD = torch.cat(frames)
-        content = [
-            {"type": "video"},
-            {"type": "text", "text": self._questions.questions[trial.needle]},
-        ]
-        ids_T = build_prompt(
-            self._examiner.tokenizer,
-            [{"role": "user", "content": content}],
-            [video_FQD.shape[0] * video_FQD.shape[1]],
-        )
-        return embed_prompt(self._language_model, ids_T, [video_FQD])
+        text = self._needles.questions[trial.needle]
+        content = [{"type": "video"}, {"type": "text", "text": text}]
+        return Question(messages=[{"role": "user", "content": content}], videos=[torch.cat(frames)])

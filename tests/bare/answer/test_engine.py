@@ -74,7 +74,7 @@ except RuntimeError:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_broken_cuda_context_is_noticed(tiny_checkpoint: str) -> None:
-    """In a process of its own, which is of no more use afterwards."""
+    """In another process, since this one would be of no more use."""
     command = [sys.executable, "-c", BREAK_THE_DEVICE, tiny_checkpoint]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "noticed" in run.stdout, run.stderr

@@ -30,7 +30,7 @@ def test_greedy_tokens_equal_transformers(
         inputs_embeds=prompt_1TD, max_new_tokens=20, do_sample=False, repetition_penalty=penalty
     )[0].tolist()
     assert ours == [token for token in theirs if token != 96]
-    assert ours, "the model ended at once, which would compare nothing"
+    assert ours, "the model ended immediately, which would compare nothing"
 
 
 def test_generation_can_be_abandoned_and_repeated(

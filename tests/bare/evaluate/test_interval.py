@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longva_ray.evaluate.report import wilson
+from longva_ray.evaluate.rates import wilson
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -16,18 +15,18 @@ from longva_ray.evaluate.video.needles import (
     digest,
     draw_cards,
     encode_needles,
-    fit_frame,
     read_needles,
 )
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.vision.fit_image import whole_image
 
 COLOURS = ["red", "blue"]
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[bytes]:
-    """PNG files beside the table, and their bytes."""
+    """PNG files next to the table, and their bytes."""
     encoded = []
     for number, colour in enumerate(COLOURS):
         buffer = io.BytesIO()
@@ -104,20 +103,21 @@ def test_cards_differ_and_their_numbers_come_from_the_seed() -> None:
         draw_cards(100, seed=0)
 
 
-def test_a_needle_is_fitted_as_frames_are() -> None:
-    wide_YXC = np.full((20, 40, 3), 255, np.uint8)
-    letterbox = fit_frame(wide_YXC, size=56, fitting="letterbox")
-    assert letterbox.shape == (56, 56, 3)
-    assert (letterbox[:14] == 0).all()
-    assert (letterbox[14:42] == 255).all()
-    assert (fit_frame(wide_YXC, size=56, fitting="center_crop") == 255).all()
-    assert (fit_frame(wide_YXC, size=56, fitting="squash") == 255).all()
+def test_a_picture_lying_on_its_side_is_read_upright(tmp_path: Path) -> None:
+    lying = Image.new("RGB", (40, 20))
+    exif = lying.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    lying.save(tmp_path / "lying.jpg", exif=exif)
+    rows = [{"image": "lying.jpg", "question": "?", "answer": "!"}]
+    (tmp_path / "needles.json").write_text(json.dumps(rows))
+    (needle,) = read_needles(tmp_path / "needles.json")
+    assert needle.image_YXC.shape == (40, 20, 3)
 
 
 def test_needles_become_tokens_of_the_checkpoints_own_encoder(tiny_checkpoint: str) -> None:
     images = [card.image_YXC for card in draw_cards(3, seed=0)]
     tokens_KQD = encode_needles(tiny_checkpoint, images, EncodeConfig(dtype="float32"))
     encoder = load_frame_encoder(tiny_checkpoint, dtype=torch.float32)
-    frame = fit_frame(images[1], size=56, fitting="letterbox")
-    wanted_QD = encoder.encode(frame[None], micro_batch=1)[0]
+    frame = whole_image(Image.fromarray(images[1]), fitting="letterbox", grid_size=56)
+    wanted_QD = encoder.encode(frame, micro_batch=1)[0]
     torch.testing.assert_close(tokens_KQD[1], wanted_QD, atol=1e-5, rtol=1e-5)

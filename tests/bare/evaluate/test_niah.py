@@ -7,7 +7,7 @@ from byte_tokenizer import byte_tokenizer
 
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.text.haystack import read_essays
-from longva_ray.evaluate.text.niah import NiahPrompts, NiahWorker, Trial, plan_trials
+from longva_ray.evaluate.text.niah import NiahPrompts, NiahTrial, NiahWorker, plan_trials
 from longva_ray.settings.needles import NiahConfig
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
@@ -49,7 +49,7 @@ def test_the_needle_lies_where_the_grid_wants_it() -> None:
 def test_trials_do_not_change_when_the_grid_grows(small_grid: NiahConfig) -> None:
     larger = dataclasses.replace(small_grid, depths=(0.0, 0.25, 0.5, 1.0), samples=7)
     tokenizer = byte_tokenizer()
-    trial = Trial(distractors=2, length=420, depth=0.5, sample=1)
+    trial = NiahTrial(distractors=2, length=420, depth=0.5, sample=1)
     builds = [
         NiahPrompts(config, ESSAYS, tokenizer).build(trial) for config in (small_grid, larger)
     ]
@@ -80,7 +80,7 @@ def test_a_length_without_room_is_an_error(small_grid: NiahConfig) -> None:
     [
         ({"depths": (0.5, 1.5)}, "depths"),
         ({"distractors": (8,)}, "more cities"),
-        ({"city": "Atlantis"}, "none of cities"),
+        ({"city": "Atlantis"}, "not among cities"),
         ({"needle": "no number"}, "number"),
         ({"ring_size": 0}, "ring_size"),
         ({"worker_cpus": 0, "worker_gpus": 0}, "some CPU or GPU"),

@@ -8,15 +8,16 @@ import torch
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.video.haystack import write_haystack_video
 from longva_ray.evaluate.video.needles import draw_cards, encode_needles
-from longva_ray.evaluate.video.run import compare
+from longva_ray.evaluate.video.report import compare
 from longva_ray.evaluate.video.vniah import (
     EncodedHaystack,
-    Questions,
-    Trial,
+    EncodedNeedles,
+    VniahTrial,
     VniahWorker,
     plan_groups,
     says,
 )
+from longva_ray.lm.splice import embed_prompt
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import VniahConfig
 from longva_ray.shards.store import ShardStore
@@ -35,6 +36,7 @@ CONFIG = VniahConfig(
 @pytest.fixture(scope="module")
 def haystack(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> EncodedHaystack:
     """Two videos of 12 frames, in a store."""
+    pytest.importorskip("av")
     folder = tmp_path_factory.mktemp("haystack")
     encode = EncodeConfig(dtype="float32", part_frames=8)
     spec = describe_encoder(tiny_checkpoint, encode)
@@ -53,19 +55,21 @@ def haystack(tiny_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def questions(tiny_checkpoint: str) -> Questions:
+def needles(tiny_checkpoint: str) -> EncodedNeedles:
     cards = draw_cards(2, seed=0)
     images = [card.image_YXC for card in cards]
-    return Questions(
+    return EncodedNeedles(
         tokens_KQD=encode_needles(tiny_checkpoint, images, EncodeConfig(dtype="float32")),
         questions=tuple(card.question for card in cards),
         answers=tuple(card.answer for card in cards),
     )
 
 
-def worker(checkpoint: str, config: VniahConfig, haystack: EncodedHaystack, questions: Questions):
+def worker(
+    checkpoint: str, config: VniahConfig, haystack: EncodedHaystack, needles: EncodedNeedles
+):
     subject = Subject(name="tiny", path=checkpoint, dtype="float32")
-    return VniahWorker(subject, config, haystack, questions)
+    return VniahWorker(subject, config, haystack, needles)
 
 
 def test_videos_follow_each_other(haystack: EncodedHaystack) -> None:
@@ -79,26 +83,32 @@ def test_videos_follow_each_other(haystack: EncodedHaystack) -> None:
 
 
 def test_the_needle_is_an_extra_frame_at_its_depth(
-    tiny_checkpoint: str, haystack: EncodedHaystack, questions: Questions
+    tiny_checkpoint: str, haystack: EncodedHaystack, needles: EncodedNeedles
 ) -> None:
-    tested = worker(tiny_checkpoint, CONFIG, haystack, questions)
+    tested = worker(tiny_checkpoint, CONFIG, haystack, needles)
     hay_TD = haystack.tokens(20).flatten(0, 1)
-    needle_QD = questions.tokens_KQD[1]
+    needle_QD = needles.tokens_KQD[1]
     tokens_per_frame = len(needle_QD)
 
-    def visual_part(trial: Trial) -> torch.Tensor:
-        embeds_TD = tested._prompt(trial)[0]
+    def embeds(trial: VniahTrial) -> torch.Tensor:
+        question = tested._question(trial)
+        lengths = [video_FQD[..., 0].numel() for video_FQD in question.videos]
+        prompt_ids_T = tested._engine.prompt_ids(question.messages, lengths)
+        return embed_prompt(tested._engine._lm, prompt_ids_T, question.videos)[0]
+
+    def visual_part(trial: VniahTrial) -> torch.Tensor:
+        embeds_TD = embeds(trial)
         start = next(t for t in range(len(embeds_TD)) if embeds_TD[t].equal(first_D))
         return embeds_TD[start : start + (trial.num_frames + 1) * tokens_per_frame]
 
     for depth, place in ((0.0, 0), (0.55, 5), (1.0, 10)):
         first_D = needle_QD[0] if place == 0 else hay_TD[0]
-        got = visual_part(Trial(num_frames=10, depth=depth, needle=1))
+        got = visual_part(VniahTrial(num_frames=10, depth=depth, needle=1))
         cut = place * tokens_per_frame
         wanted = torch.cat([hay_TD[:cut], needle_QD, hay_TD[cut : 10 * tokens_per_frame]])
         assert torch.equal(got, wanted)
-    floor = tested._prompt(Trial(num_frames=10, depth=None, needle=1))[0]
-    whole = tested._prompt(Trial(num_frames=10, depth=0.0, needle=1))[0]
+    floor = embeds(VniahTrial(num_frames=10, depth=None, needle=1))
+    whole = embeds(VniahTrial(num_frames=10, depth=0.0, needle=1))
     assert len(whole) - len(floor) == tokens_per_frame
     assert not any(row.equal(needle_QD[0]) for row in floor)
 
@@ -119,18 +129,19 @@ def test_groups_hold_the_whole_grid_once_from_deep_to_shallow() -> None:
 
 
 def test_prefix_reuse_decides_the_same_and_computes_less(
-    tiny_checkpoint: str, haystack: EncodedHaystack, questions: Questions
+    tiny_checkpoint: str, haystack: EncodedHaystack, needles: EncodedNeedles
 ) -> None:
     groups = plan_groups(CONFIG, 2)
     outcomes = []
     for reuse in (True, False):
         config = dataclasses.replace(CONFIG, reuse_prefix=reuse)
-        tested = worker(tiny_checkpoint, config, haystack, questions)
+        tested = worker(tiny_checkpoint, config, haystack, needles)
         outcomes.append({k: o for group in groups for k, o in tested(group).items()})
-        reader = tested._examiner.prefix_reader
-        assert (
-            (reader.tokens_reused > 0.2 * reader.tokens_read) if reuse else not reader.tokens_read
-        )
+        reader = tested._engine.prefix_reader
+        if reuse:
+            assert reader.tokens_reused > 0.2 * reader.tokens_read
+        else:
+            assert reader is None
     reused, plain = outcomes
     assert [o["logprob"] for o in reused.values()] == [o["logprob"] for o in plain.values()]
     summary = compare(reused, plain)

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from longva_ray.lm.join import initialise_longva
-from longva_ray.lm.longva import LongVAConfig, LongVAForConditionalGeneration
+from longva_ray.lm.longva import LongVAForConditionalGeneration
+from longva_ray.lm.longva_config import LongVAConfig
 
 MakeConfig = Callable[..., LongVAConfig]
 

@@ -21,10 +21,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.join import assemble_longva
-from longva_ray.lm.layout import register_longva
 from longva_ray.lm.load import load_frame_encoder, load_longva, load_longva_config
-from longva_ray.lm.longva import LongVAConfig, LongVAForConditionalGeneration
+from longva_ray.lm.longva import LongVAForConditionalGeneration
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import LongVAProcessor
 from longva_ray.vision.anyres import NEWLINE
 

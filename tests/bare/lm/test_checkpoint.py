@@ -30,15 +30,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.join import assemble_longva, initialise_longva
-from longva_ray.lm.layout import register_longva
-from longva_ray.lm.load import (
-    load_frame_encoder,
-    load_language_model,
-    load_longva,
-    load_longva_config,
-)
-from longva_ray.lm.longva import LongVAConfig, LongVAForConditionalGeneration
+from longva_ray.lm.language_model import language_config, load_language_model
+from longva_ray.lm.load import load_frame_encoder, load_longva, load_longva_config
+from longva_ray.lm.longva import LongVAForConditionalGeneration
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import LongVAProcessor
 from longva_ray.lm.prompt import build_prompt
 from longva_ray.lm.rope import assert_rope
@@ -191,20 +188,21 @@ def test_rope_base_is_settable(
             rotary = language_model.model.rotary_emb
             torch.testing.assert_close(rotary.inv_freq, wanted)
             assert language_model.config.rope_parameters["rope_theta"] == (theta or 1e6)
-        assert lm.config.text.rope_parameters["rope_theta"] == (theta or 1e6)
+        config = language_config(tmp_path / "rope", rope_theta=theta)
+        assert config.rope_parameters["rope_theta"] == (theta or 1e6)
 
 
 def test_rope_lost_between_config_and_buffers_is_noticed(checkpoint: Path) -> None:
     lm = load_language_model(checkpoint, dtype=FP32)
-    assert_rope(lm.model, lm.config.text)
-    other = lm.config.text.__class__(
-        **lm.config.text.to_dict()
-        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e9}}
+    config = language_config(checkpoint)
+    assert_rope(lm.model, config)
+    other = config.__class__(
+        **config.to_dict() | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e9}}
     )
     with pytest.raises(AssertionError, match="does not belong to rope_theta=1000000000"):
         assert_rope(lm.model, other)
     with pytest.raises(AssertionError, match="bfloat16, want float32"):
-        assert_rope(lm.model.to(torch.bfloat16), lm.config.text)
+        assert_rope(lm.model.to(torch.bfloat16), config)
 
 
 def test_prompt_limit_is_the_callers_if_given(checkpoint: Path) -> None:
@@ -321,6 +319,8 @@ def test_what_is_no_checkpoint_says_so(
         load_longva_config("/no/such/folder")
     make_config().text.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no architectures, want LongVAForConditionalGeneration"):
+        load_longva_config(tmp_path)
+    with pytest.raises(ValueError, match="cannot load a language model from"):
         load_language_model(tmp_path, dtype=FP32)
     shutil.copytree(checkpoint, tmp_path / "mixed")
     config = json.loads((tmp_path / "mixed" / "config.json").read_text())

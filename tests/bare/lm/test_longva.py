@@ -15,12 +15,8 @@ from torch import Tensor
 from transformers import AttentionInterface, CLIPVisionConfig, PreTrainedTokenizerFast
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from longva_ray.lm.longva import (
-    LongVAConfig,
-    LongVAForConditionalGeneration,
-    encoded,
-    forbid_placeholders,
-)
+from longva_ray.lm.longva import LongVAForConditionalGeneration, encoded, forbid_placeholders
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import processor_for
 
 MakeConfig = Callable[..., LongVAConfig]

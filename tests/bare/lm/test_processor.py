@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from longva_ray.lm.layout import register_longva
-from longva_ray.lm.longva import LongVAConfig
+from longva_ray.lm.auto_classes import register_longva
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import LongVAProcessor, processor_for
 from longva_ray.lm.prompt import build_prompt
 from longva_ray.vision.unires import split_image

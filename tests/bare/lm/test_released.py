@@ -22,7 +22,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from longva_ray.lm.load import load_frame_encoder, load_language_model, load_longva
+from longva_ray.lm.language_model import load_language_model
+from longva_ray.lm.load import load_frame_encoder, load_longva
 from longva_ray.lm.prompt import build_prompt
 from longva_ray.lm.released import clip_l_336, our_config
 from longva_ray.lm.splice import embed_prompt
@@ -193,7 +194,7 @@ def test_settings_of_the_released_code(released: Released) -> None:
     assert model.config.max_grids == 49
     # rope_scaling of the file is ignored, as in the released code; the base is not
     assert model.config.text.rope_parameters == {"rope_type": "default", "rope_theta": 1e9}
-    # placeholders were added behind the embedding table and need no row of it
+    # placeholders were added after the embedding table and need no row of it
     assert processor.tokenizer.encode("<image><video>") == [259, 260]
     assert model.get_input_embeddings().weight.shape[0] == 259
 

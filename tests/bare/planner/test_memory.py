@@ -106,7 +106,7 @@ def test_live_bytes_counts_each_storage_once_and_while_it_lives() -> None:
 @pytest.fixture(scope="module")
 def qwen2_7b() -> Setup:
     """The paper's model and machine."""
-    from longva_ray.lm.longva import LongVAConfig
+    from longva_ray.lm.longva_config import LongVAConfig
 
     model = ModelShape.of(LongVAConfig().text)
     return Setup(model=model, gpus=8, ring_size=8, train=TrainConfig())

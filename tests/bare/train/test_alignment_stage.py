@@ -19,7 +19,7 @@ from vision_world import (
 from worker_pool import WorkerPool
 
 from longva_ray.data.images.shards import VisionRow, VisionShards
-from longva_ray.lm.layout import register_longva
+from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.load import load_longva
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.ring.mesh import make_mesh

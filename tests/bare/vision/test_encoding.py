@@ -10,7 +10,8 @@ from PIL import Image
 
 from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding, GridSettings, join_sources
-from longva_ray.vision.unires import split_image, whole_image
+from longva_ray.vision.fit_image import whole_image
+from longva_ray.vision.unires import split_image
 
 
 def settings(encoding: Encoding = "unires", **changes: Any) -> GridSettings:

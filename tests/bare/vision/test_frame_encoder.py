@@ -38,7 +38,7 @@ def random_grids(count: int = 5) -> NDArray[np.uint8]:
 
 
 def full_clip(tower: ClipTower) -> CLIPVisionModel:
-    """An uncut CLIP with the tower's weights; the layers behind those are random."""
+    """An uncut CLIP with the tower's weights; the layers after those are random."""
     torch.manual_seed(1)
     clip = CLIPVisionModel(CLIP).eval()
     assert not clip.load_state_dict(tower.clip.state_dict(), strict=False).unexpected_keys

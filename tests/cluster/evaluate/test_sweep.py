@@ -18,10 +18,9 @@ import torch.distributed as dist
 from PIL import Image
 from repository import REPOSITORY
 
-from longva_ray.cluster.gang import num_lanes
-from longva_ray.evaluate.ledger import Ledger, Outcome
+from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.evaluate.subjects import Subject
-from longva_ray.evaluate.sweep import sweep
+from longva_ray.evaluate.sweep import num_gangs, sweep
 from longva_ray.evaluate.text.run import run_niah
 from longva_ray.settings.needles import NiahConfig, SweepConfig
 
@@ -101,7 +100,7 @@ class Flaky:
         self._fatal = fatal
         self._group = group
 
-    def __call__(self, numbers: Sequence[int]) -> dict[str, Outcome]:
+    def __call__(self, numbers: Sequence[int]) -> dict[str, TrialOutcome]:
         rank = 0 if self._group is None else dist.get_rank(self._group)
         last = self._group is None or rank == dist.get_world_size(self._group) - 1
         if self._fatal in numbers and last and not self._mark.exists():
@@ -187,12 +186,12 @@ def test_what_the_ledger_has_is_not_done_again(
 
 
 def test_a_cluster_that_is_too_small_is_an_error(ray_cluster: str) -> None:
-    assert num_lanes(CONFIG) == 1
-    assert num_lanes(dataclasses.replace(CONFIG, max_workers=None)) == 8
-    assert num_lanes(dataclasses.replace(CONFIG, max_workers=None, ring_size=4)) == 2
+    assert num_gangs(CONFIG) == 1
+    assert num_gangs(dataclasses.replace(CONFIG, max_workers=None)) == 8
+    assert num_gangs(dataclasses.replace(CONFIG, max_workers=None, ring_size=4)) == 2
     with pytest.raises(ValueError, match=r"1 GPU.* do not fit"):
-        num_lanes(dataclasses.replace(CONFIG, worker_gpus=1, max_workers=None))
-    assert num_lanes(dataclasses.replace(CONFIG, worker_gpus=1, max_workers=3)) == 3
+        num_gangs(dataclasses.replace(CONFIG, worker_gpus=1, max_workers=None))
+    assert num_gangs(dataclasses.replace(CONFIG, worker_gpus=1, max_workers=3)) == 3
 
 
 def test_a_killed_job_goes_on_where_it_stopped(

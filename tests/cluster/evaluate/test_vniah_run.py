@@ -12,12 +12,8 @@ from PIL import Image
 from repository import REPOSITORY
 
 from longva_ray.evaluate.subjects import Subject
-from longva_ray.evaluate.video.run import (
-    average_over_seeds,
-    describe_vniah,
-    make_haystack,
-    run_vniah,
-)
+from longva_ray.evaluate.video.report import average_over_seeds, describe_vniah
+from longva_ray.evaluate.video.run import make_haystack, run_vniah
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import VniahConfig
 

@@ -15,7 +15,7 @@ from longva_ray.data.text.shards import (
     TokenShardsMetadata,
     TokenShardWriter,
 )
-from longva_ray.lm.base_models import tokenizer_fingerprint
+from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.ring.layout import ZigzagLayout
 
 LENGTH = 8

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longva_ray.evaluate.report import pool_rates, rate
+from longva_ray.evaluate.rates import pool_rates, rate
 
 verdicts = st.lists(st.booleans(), min_size=1, max_size=50)
 

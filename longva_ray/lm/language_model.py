@@ -1,0 +1,141 @@
+"""The language model of any checkpoint, without eyes: what prompts are read and answered by.
+
+    folder | hub name | file.gguf | LongVA checkpoint -> LoadedLanguageModel
+
+Of a LongVA checkpoint no tensor of the vision tower is read, since visual tokens come from shards.
+The RoPE base may be raised on the way, which is the whole training-free baseline (paper, section
+5.1). Everything is loaded to the CPU; callers move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from longva_ray.lm.base_models import is_longva, transformers_source
+from longva_ray.lm.build import build_model, use_generation_config
+from longva_ray.lm.layout import LANGUAGE, open_checkpoint
+from longva_ray.lm.prompt import check_prompt_length
+from longva_ray.lm.rope import assert_rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedLanguageModel:
+    """A causal language model with its tokenizer, in evaluation mode."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    placeholder_ids: Sequence[int]
+    """Ids of `<image>` and `<video>`; none for a model that is no LongVA."""
+    max_prompt_tokens: int | None
+    """Longest prompt that it admits; None, any."""
+
+    def check_prompt_length(self, num_tokens: int) -> None:
+        """ValueError if it does not admit a prompt that long."""
+        check_prompt_length(num_tokens, self.max_prompt_tokens)
+
+
+def load_language_model(
+    path: str | Path,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    rope_theta: float | None = None,
+    max_prompt_tokens: int | None = None,
+) -> LoadedLanguageModel:
+    """The language model of a checkpoint. Where its generation config names no end of text, the
+    tokenizer's is taken.
+
+    Args:
+        path: a folder, the name of a repository on the hub, or a GGUF file.
+        dtype: of all weights.
+        attn_implementation: name of an attention, None for transformers' choice.
+        rope_theta: RoPE base instead of the checkpoint's.
+        max_prompt_tokens: longest prompt instead of the checkpoint's limit.
+
+    Raises:
+        ValueError: no such checkpoint, an unsupported setting, or missing weights.
+    """
+    load = _half_of_longva if is_longva(path) else _any_other
+    loaded = load(path, dtype, attn_implementation, rope_theta, max_prompt_tokens)
+    if loaded.model.generation_config.eos_token_id is None:
+        loaded.model.generation_config.eos_token_id = loaded.tokenizer.eos_token_id
+    loaded.model.eval()
+    return loaded
+
+
+def language_config(path: str | Path, *, rope_theta: float | None = None) -> PreTrainedConfig:
+    """The configuration of a checkpoint's language model, with another RoPE base where one is
+    given; reads no weights.
+
+    Raises:
+        ValueError: no such checkpoint.
+    """
+    if is_longva(path):
+        return open_checkpoint(path, rope_theta=rope_theta).config.text
+    place, source = transformers_source(path)
+    config = AutoConfig.from_pretrained(place, **source).get_text_config()
+    if rope_theta is not None:
+        config.rope_parameters = {**config.rope_parameters, "rope_theta": rope_theta}
+    return config
+
+
+def _half_of_longva(
+    path: str | Path,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+    rope_theta: float | None,
+    max_prompt_tokens: int | None,
+) -> LoadedLanguageModel:
+    checkpoint = open_checkpoint(path, rope_theta=rope_theta, max_prompt_tokens=max_prompt_tokens)
+    tokenizer = checkpoint.tokenizer()
+    tensors = checkpoint.tensors((LANGUAGE,), dtype)
+    model = build_model(
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(checkpoint.config.text)],
+        checkpoint.config.text,
+        {name.removeprefix(LANGUAGE): tensor for name, tensor in tensors.items()},
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+    )
+    use_generation_config(model, checkpoint.folder, checkpoint.config)
+    assert_rope(model, checkpoint.config.text)
+    return LoadedLanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        placeholder_ids=checkpoint.config.placeholder_ids,
+        max_prompt_tokens=checkpoint.config.max_prompt_tokens,
+    )
+
+
+def _any_other(
+    path: str | Path,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+    rope_theta: float | None,
+    max_prompt_tokens: int | None,
+) -> LoadedLanguageModel:
+    place, source = transformers_source(path)
+    config = language_config(path, rope_theta=rope_theta)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype=dtype, attn_implementation=attn_implementation, **source
+        )
+    except OSError as error:
+        raise ValueError(f"cannot load a language model from {path}: {error}") from error
+    assert_rope(model, config)
+    return LoadedLanguageModel(
+        model=model, tokenizer=tokenizer, placeholder_ids=(), max_prompt_tokens=max_prompt_tokens
+    )

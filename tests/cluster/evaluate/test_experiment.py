@@ -1,0 +1,64 @@
+"""What needle tests share: which settings name a ledger, and where the baseline stands."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytest
+
+from longva_ray.evaluate.experiment import DECIDING, deciding, try_models
+from longva_ray.evaluate.subjects import Subject
+from longva_ray.evaluate.text.run import DECIDING_NIAH
+from longva_ray.settings.needles import NiahConfig, VniahConfig
+
+WHERE_OR_HOW_FAST = {"max_workers", "worker_cpus", "worker_gpus", "reuse_prefix"}
+
+
+# A trial's key has its place in the grid; essays, needles and videos are fingerprinted by content
+CHOOSE_TRIALS = {
+    NiahConfig: {
+        *("lengths", "depths", "samples", "distractors"),
+        *("rope_bases", "perplexity_windows", "essays"),
+    },
+    VniahConfig: {
+        *("frames", "depths", "floor", "rope_bases", "compare_plain"),
+        *("needles", "seed"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "names"), [(NiahConfig, DECIDING_NIAH), (VniahConfig, DECIDING)]
+)
+def test_every_setting_is_known_to_decide_or_not(config: type, names: Sequence[str]) -> None:
+    """A new setting has to be put somewhere, or ledgers would mix what it decides."""
+    fields = {field.name for field in dataclasses.fields(config)}
+    assert fields == set(names) | WHERE_OR_HOW_FAST | CHOOSE_TRIALS[config]
+    assert not set(names) & (WHERE_OR_HOW_FAST | CHOOSE_TRIALS[config])
+    assert deciding(config(), names) == {name: getattr(config(), name) for name in names}
+
+
+def result(subject: Subject) -> dict[str, Any]:
+    """A test whose score is better the nearer the base is to 3."""
+    score = 0.5 if subject.rope_base is None else 1 / (1 + abs(subject.rope_base - 3))
+    return {"name": subject.name, "average": {"exact": {"score": score}}}
+
+
+@pytest.mark.parametrize(
+    ("raise_base_of", "names"),
+    [
+        ("first", ["a", "a, training-free best", "b"]),
+        ("last", ["a", "b", "b, training-free best"]),
+    ],
+)
+def test_the_baseline_follows_the_model_it_was_tried_on(
+    raise_base_of: Literal["first", "last"], names: list[str]
+) -> None:
+    subjects = [Subject(name=name, path=name, dtype="float32") for name in "ab"]
+    models, tried = try_models(result, subjects, (1.0, 2.0, 5.0), raise_base_of=raise_base_of)
+    assert [model["name"] for model in models] == names
+    raised = raise_base_of.replace("first", "a").replace("last", "b")
+    assert [each["name"] for each in tried] == [f"{raised}, base {base}" for base in (1, 2, 5)]
+    (best,) = (model for model in models if "best_of" in model)
+    assert (best["best_of"], best["average"]) == (3, tried[1]["average"])
+    assert try_models(result, subjects, (), raise_base_of=raise_base_of)[1] == []
