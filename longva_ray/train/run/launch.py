@@ -39,7 +39,7 @@ from longva_ray.files.places import is_uri, open_place
 from longva_ray.settings.training import TrainConfig
 from longva_ray.train import checkpoints
 from longva_ray.train.records import Outcome
-from longva_ray.train.run.link import Monitor
+from longva_ray.train.run.monitor import Monitor
 from longva_ray.train.run.ray_internals import INDEX_NAME, Trainer
 from longva_ray.train.run.trackers import METRICS
 from longva_ray.train.run.watch import Watch

@@ -2,11 +2,10 @@
 
 Checkpoints are written to a local folder and uploaded to the run's storage in the background while
 training goes on; the last one is waited for. Step records, what every rank does and the wish to
-stop go through a small actor beside the driver (`Monitor`), and not through `ray.train.report`,
+stop go through a small actor beside the driver (`run.monitor`), and not through `ray.train.report`,
 which makes all ranks wait for each other.
 """
 
-import asyncio
 import hashlib
 import json
 import shutil
@@ -24,45 +23,6 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from longva_ray.files.folder import upload
 from longva_ray.train.loop import Link
 from longva_ray.train.records import StepRecord
-
-
-class Monitor:
-    """Mailbox between the ranks and the driver; runs as an actor beside the driver."""
-
-    def __init__(self) -> None:
-        self._records: list[StepRecord] = []
-        self._doing: dict[int, str] = {}
-        self._started = False
-        self._stop = asyncio.Event()
-
-    async def start(self) -> None:
-        """Workers are about to train."""
-        self._started = True
-
-    async def push(self, record: StepRecord) -> None:
-        self._records.append(record)
-
-    async def take(self) -> list[StepRecord]:
-        """Records since the last call."""
-        taken, self._records = self._records, []
-        return taken
-
-    async def note(self, rank: int, what: str) -> None:
-        """What a rank does now."""
-        self._doing[rank] = what
-
-    async def doing(self) -> dict[int, str]:
-        """What every rank did last."""
-        return dict(sorted(self._doing.items()))
-
-    async def request_stop(self) -> bool:
-        """Ask the workers to stop after their step; whether there are any."""
-        self._stop.set()
-        return self._started
-
-    async def wait_for_stop(self) -> None:
-        """Returns when somebody asked the workers to stop."""
-        await self._stop.wait()
 
 
 class RayLink(Link):

@@ -46,7 +46,7 @@ class Watch:
     ) -> None:
         """
         Args:
-            monitor: a handle on a `link.Monitor` actor.
+            monitor: a handle on a `monitor.Monitor` actor.
             folder: where trackers write.
             publish: brings it to the run's storage; called after a checkpoint is due.
         """
