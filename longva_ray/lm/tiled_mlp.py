@@ -12,7 +12,7 @@ without tiles: the engine adds up the shares of the tiles and hands each paramet
 a backward pass, so hooks on gradients (DDP, FSDP, DeepSpeed) fire once.
 
 Under DeepSpeed ZeRO-3 every tile gathers the layer's weights, so all ranks must cut as many tiles
-or they wait for each other for ever. The number depends on nothing but L, the padded length that
+or they wait for each other forever. The number depends on nothing but L, the padded length that
 `ring.layout.ZigzagLayout` makes equal on all ranks; do not feed ranks unequal lengths.
 
 Trade-off: the MLP's forward arithmetic once more, and in low precision the gradients of the weights
@@ -22,7 +22,7 @@ does not do: mixtures of experts. Shapes: B batch, L tokens on this rank, D widt
 width.
 
 Source: TiledMLP of ALST, section 3.3 of https://arxiv.org/abs/2506.13996, by checkpoints instead of
-an autograd function of its own.
+a new autograd function.
 """
 
 import functools
@@ -66,7 +66,7 @@ def tile_mlps(
 
 
 def num_tiles(tokens: int, *, tile_tokens: int, min_tokens: int) -> int:
-    """Tiles that `tokens` tokens are cut into; 1 is the whole input at once."""
+    """Tiles that `tokens` tokens are cut into; 1 is the whole input."""
     return 1 if tokens < min_tokens else -(-tokens // tile_tokens)
 
 

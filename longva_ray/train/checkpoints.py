@@ -5,7 +5,7 @@
     folder/...                what the engine writes                      (every rank)
     folder/share_RANK.json    sizes of all that this rank wrote           (every rank)
 
-Every rank writes into a folder of its own; the folders are merged into one when they are persisted.
+Every rank writes into its own folder; the folders are merged into one when they are persisted.
 The position in the data is not among the contents: it is a function of the step (`train.order`).
 
 What it does not do: move files, or change the number of workers. The shares of ZeRO belong to one
@@ -53,7 +53,7 @@ class Progress:
 def save(
     engine: Engine, folder: Path, step: int, identity: dict[str, Any], config: TrainConfig
 ) -> None:
-    """Write this rank's share after `step` steps; every rank calls it with a folder of its own."""
+    """Write this rank's share after `step` steps; every rank calls it with its own folder."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     engine.save(folder)
     states = {"cpu": torch.get_rng_state()}

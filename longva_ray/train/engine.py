@@ -2,7 +2,7 @@
 
     engine(batch) -> loss;  engine.backward(loss, last=...);  engine.step(lr) -> gradient norm
 
-Two engines behind one face. `DeepSpeedEngine` divides optimizer states, gradients and weights over
+Two engines, one protocol. `DeepSpeedEngine` divides optimizer states, gradients and weights over
 the workers (ZeRO 1 to 3) and can keep them in host memory. `TorchEngine` is plain torch in float32:
 every worker holds everything; for small models. (A step of 0.3M parameters and 4K tokens on one CPU
 core: 345 ms of CPU time, with ZeRO-1 344, ZeRO-3 375, ZeRO-3 and offload 424.)

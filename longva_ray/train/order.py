@@ -2,7 +2,7 @@
 
     step, seed, number of rows -> the row indices of that step, for one ring
 
-Every epoch goes through all rows once in an order of its own. No position has to be stored or
+Every epoch goes through all rows once, in a new order. No position has to be stored or
 iterated to: a run that continues at step 700 computes the rows of step 700. The rows of a step are
 the same whatever the number of rings, so the mesh changes who computes and never what.
 

@@ -2,54 +2,47 @@
 
     train(stage, config, storage="/data/runs", name="extend-1", ...) -> Outcome
 
-Whatever can be known to be wrong is said before a worker starts. The same name under the same
+Mistakes that can be found before a worker starts are reported before. The same name under the same
 storage continues a run: after a crash of the driver, after a stop, or by Ray Train itself when a
 worker is lost. The first SIGTERM or Ctrl-C lets the workers finish their step and save; the second
-one ends at once.
+one ends the run immediately.
 
     storage/name/metrics.jsonl, tensorboard/   numbers of every step
     storage/name/step_0000200/                 checkpoints (`train.checkpoints`)
-    storage/name/final/                        the result, with recipe and provenance beside it
+    storage/name/final/                        the result, with recipe and provenance
 
 Trade-off: trackers write where the driver is. Where storage is a URI, metrics are copied to it with
 every checkpoint and when the run ends.
 """
 
 import contextlib
-import json
 import logging
 import os
-import re
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from longva_ray.files.folder import lock, upload
-from longva_ray.files.places import is_uri, open_place
+from longva_ray.files.folder import lock
+from longva_ray.files.places import is_uri
 from longva_ray.settings.training import TrainConfig
 from longva_ray.train import checkpoints
 from longva_ray.train.records import Outcome
+from longva_ray.train.run.failure import explain
 from longva_ray.train.run.monitor import Monitor
-from longva_ray.train.run.ray_internals import INDEX_NAME, Trainer
-from longva_ray.train.run.trackers import METRICS
+from longva_ray.train.run.ray_internals import Trainer
+from longva_ray.train.run.storage import drop_damaged_index, probe_storage, tracker_folder
 from longva_ray.train.run.watch import Watch
 from longva_ray.train.run.worker import work
 from longva_ray.train.stage import Stage
 
 logger = logging.getLogger(__name__)
-
-
-_ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Timeout)\b")
 
 
 def train(
@@ -64,7 +57,7 @@ def train(
 
     Args:
         storage: absolute folder or URI that driver and all workers reach.
-        documents: what is written as JSON beside the result, by file name.
+        documents: what is written as JSON next to the result, by file name.
 
     Raises ValueError for storage that cannot be used, trackers that are not installed, a
     checkpoint under this name that belongs to another run, or a run of this name in the same
@@ -86,7 +79,7 @@ def train(
             "documents": documents,
         }
         trainer = _make_trainer(settings, config, root, name, filesystem if remote else None)
-        with _tracker_folder(filesystem, run, remote=remote) as (folder, publish):
+        with tracker_folder(filesystem, run, remote=remote) as (folder, publish):
             watch = Watch(monitor, config, folder=folder, name=name, publish=publish)
             return watch.follow(lambda: _fit(trainer, monitor))
 
@@ -104,32 +97,6 @@ def train_to_end(
     return Path(storage) / name / "final"
 
 
-def probe_storage(storage: str, name: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """File system and root of `storage`, after writing, reading and deleting a file in it.
-
-    Raises ValueError with what failed.
-    """
-    probe = b"longva"
-    try:
-        filesystem, root = open_place(storage)
-        folder = f"{root}/{name}"
-        filesystem.create_dir(folder, recursive=True)
-        path = f"{folder}/.probe"
-        with filesystem.open_output_stream(path) as writer:
-            writer.write(probe)
-        with filesystem.open_input_stream(path) as reader:
-            found = reader.read()
-        filesystem.delete_file(path)
-    except (OSError, pa.ArrowException, ImportError) as error:
-        raise ValueError(
-            f"storage {storage!r} cannot be written, read and cleared from here: {error}; give a "
-            "folder or URI that this machine and all workers may write to"
-        ) from error
-    if found != probe:
-        raise ValueError(f"storage {storage!r} returned other bytes than were written")
-    return filesystem, root
-
-
 def find_checkpoint(
     stage: Stage, config: TrainConfig, filesystem: pyarrow.fs.FileSystem, folder: str
 ) -> str | None:
@@ -145,43 +112,6 @@ def find_checkpoint(
     for change in checkpoints.changed_settings(progress, config):
         logger.warning("going on from step %d with another setting: %s", progress.step, change)
     return path
-
-
-def drop_damaged_index(filesystem: pyarrow.fs.FileSystem, folder: str) -> None:
-    """Delete Ray Train's list of a run's checkpoints when it cannot be read.
-
-    Ray writes it in place, so a full disk or a kill can cut it short, and no run with such a list
-    starts again. `find_checkpoint` needs no list.
-    """
-    path = f"{folder}/{INDEX_NAME}"
-    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
-        return
-    with filesystem.open_input_stream(path) as reader:
-        content = reader.read()
-    try:
-        json.loads(content)
-    except ValueError:
-        logger.warning("%s was cut short, and is deleted; the checkpoints are not", path)
-        filesystem.delete_file(path)
-
-
-def explain(error: TrainingFailedError, doing: dict[int, str]) -> str:
-    """A failure in a few lines: what each rank said, and what each one did last, which tells who
-    hung or was lost."""
-    if not isinstance(error, WorkerGroupError):
-        return str(error)
-    lines = [
-        f"rank {rank}: {_cause(failure)}" for rank, failure in sorted(error.worker_failures.items())
-    ]
-    last = [f"rank {rank} {what}" for rank, what in doing.items()]
-    return "\n".join(["the workers failed:", *lines, f"last known: {', '.join(last)}"])
-
-
-def _cause(failure: Exception) -> str:
-    """The line of a worker's traceback that names the error; Ray gives only the text of one."""
-    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    named = [line for line in lines if _ERROR_LINE.match(line)]
-    return (named or lines or [type(failure).__name__])[-1]
 
 
 def _fit(trainer: TorchTrainer, monitor: Any) -> Outcome:
@@ -259,34 +189,3 @@ def _warn_of_small_cluster(config: TrainConfig) -> None:
                 kind,
                 have.get(kind, 0),
             )
-
-
-@contextlib.contextmanager
-def _tracker_folder(
-    filesystem: pyarrow.fs.FileSystem, target: str, *, remote: bool
-) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """Where trackers write, and what brings it to the run's folder: they are the same, unless the
-    run's folder is behind a URI."""
-    if not remote:
-        yield Path(target), lambda: None
-        return
-
-    def publish() -> None:
-        try:
-            upload(Path(folder), filesystem, target)
-        except OSError as error:
-            logger.warning("the metrics could not be copied to %s: %s", target, error)
-
-    with tempfile.TemporaryDirectory(prefix="longva-run-") as folder:
-        earlier = f"{target}/{METRICS}"  # which a run that goes on continues
-        if filesystem.get_file_info(earlier).type == pyarrow.fs.FileType.File:
-            pyarrow.fs.copy_files(
-                earlier,
-                f"{folder}/{METRICS}",
-                source_filesystem=filesystem,
-                destination_filesystem=pyarrow.fs.LocalFileSystem(),
-            )
-        try:
-            yield Path(folder), publish
-        finally:
-            publish()

@@ -2,7 +2,7 @@
 
 Checkpoints are written to a local folder and uploaded to the run's storage in the background while
 training goes on; the last one is waited for. Step records, what every rank does and the wish to
-stop go through a small actor beside the driver (`run.monitor`), and not through `ray.train.report`,
+stop go through a small actor near the driver (`run.monitor`), and not through `ray.train.report`,
 which makes all ranks wait for each other.
 """
 
@@ -36,7 +36,7 @@ class RayLink(Link):
             monitor: a handle on a `Monitor` actor; those have no types.
             checkpoint: where the run goes on, in its storage, unless Ray Train knows a later one.
             final: where the result goes, in the run's storage.
-            documents: what is written as JSON beside the result, by file name.
+            documents: what is written as JSON next to the result, by file name.
         """
         self._monitor = monitor
         self._checkpoint = checkpoint

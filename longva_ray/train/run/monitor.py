@@ -2,8 +2,8 @@
 
     rank 0 --push--> records --take--> driver --request_stop--> all ranks
 
-It is a process of its own, so it imports next to nothing: with torch it would take seconds to start
-and hundreds of MiB.
+It runs in a separate process, so it imports next to nothing: with torch it would take seconds to
+start and hundreds of MiB.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from longva_ray.train.records import StepRecord
 
 
 class Monitor:
-    """Mailbox between the ranks and the driver; runs as an actor beside the driver."""
+    """Mailbox between the ranks and the driver; runs as an actor on the driver's node."""
 
     def __init__(self) -> None:
         self._records: list[StepRecord] = []

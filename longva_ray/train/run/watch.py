@@ -117,7 +117,8 @@ class Watch:
         if self._signals > 1:
             raise SystemExit(128 + number)
         logger.warning(
-            "%s: finishing the step and saving; once more ends at once", signal.Signals(number).name
+            "%s: finishing the step and saving; a second signal ends the run immediately",
+            signal.Signals(number).name,
         )
         if not ray.get(self._monitor.request_stop.remote()):
             raise SystemExit(128 + number)  # no worker has started, there is nothing to save

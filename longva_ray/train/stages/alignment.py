@@ -166,7 +166,7 @@ class AlignmentStage(LanguageStage[AlignConfig, LongVAForConditionalGeneration, 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         mesh = self.mesh()
         rows = [self.rows(step, data_rank) for data_rank in range(mesh.data_size)]
-        runs = [self._encoder_runs(beside, mesh.ring_size) for beside in zip(*rows, strict=True)]
+        runs = [self._encoder_runs(abreast, mesh.ring_size) for abreast in zip(*rows, strict=True)]
         return [
             self._micro_batch(self.shards[row], num_runs)
             for row, num_runs in zip(rows[mesh.data_rank], runs, strict=True)

@@ -205,7 +205,7 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
         self.model().save_pretrained(folder, state_dict=weights)
 
     def provenance(self) -> dict[str, Any]:
-        """Where the data came from, for the record beside the weights."""
+        """Where the data came from, for the record next to the weights."""
         data = self.shards.metadata
         return {
             "base": self.base,

@@ -1,4 +1,4 @@
-"""Alignment with divided weights, on rings and beside each other, against one process of torch."""
+"""Alignment with divided weights, as rings and in parallel, against one process of plain torch."""
 
 import importlib.util
 from pathlib import Path

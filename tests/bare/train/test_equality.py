@@ -1,7 +1,7 @@
 """One run, computed in every way: mesh, ZeRO, tiles and the schedule of the ring change no loss.
 
 Each run is compared with one process of plain torch. The processes are those of the pool, which
-makes a world of four; a world of one is a pool of its own.
+makes a world of four; a world of one has another pool.
 """
 
 import importlib.util

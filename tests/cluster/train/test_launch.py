@@ -15,7 +15,9 @@ from longva_ray.train import checkpoints
 from longva_ray.train.plain import TorchEngine
 from longva_ray.train.records import Outcome
 from longva_ray.train.run import launch
-from longva_ray.train.run.launch import explain, find_checkpoint, probe_storage
+from longva_ray.train.run.failure import explain
+from longva_ray.train.run.launch import find_checkpoint
+from longva_ray.train.run.storage import probe_storage, tracker_folder
 from longva_ray.train.run.trackers import METRICS, JsonLines
 from longva_ray.train.stages.text import TextStage
 
@@ -116,7 +118,7 @@ def test_metrics_at_a_uri_are_continued(tmp_path: Path) -> None:
     target = tmp_path / "run"
     target.mkdir()  # `probe_storage` makes it
     for step in (1, 2):
-        with launch._tracker_folder(LOCAL, str(target), remote=True) as (folder, publish):
+        with tracker_folder(LOCAL, str(target), remote=True) as (folder, publish):
             metrics = JsonLines(folder)
             metrics.log(step, {"loss": 0.5})
             publish()

@@ -1,4 +1,4 @@
-"""Everything of a run behind a URI: shards, checkpoints, metrics, result."""
+"""Everything of a run at a URI: shards, checkpoints, metrics, result."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,26 @@
+"""Why the workers of a run failed, in a few lines a person can act on."""
+
+import re
+
+from ray.train import TrainingFailedError, WorkerGroupError
+
+_ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Timeout)\b")
+
+
+def explain(error: TrainingFailedError, doing: dict[int, str]) -> str:
+    """A failure in a few lines: what each rank said, and what each one did last, which tells who
+    hung or was lost."""
+    if not isinstance(error, WorkerGroupError):
+        return str(error)
+    lines = [
+        f"rank {rank}: {_cause(failure)}" for rank, failure in sorted(error.worker_failures.items())
+    ]
+    last = [f"rank {rank} {what}" for rank, what in doing.items()]
+    return "\n".join(["the workers failed:", *lines, f"last known: {', '.join(last)}"])
+
+
+def _cause(failure: Exception) -> str:
+    """The line of a worker's traceback that names the error; Ray gives only the text of one."""
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    return (named or lines or [type(failure).__name__])[-1]
