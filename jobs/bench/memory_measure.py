@@ -1,4 +1,4 @@
-"""Measured peak memory of a training step: the check on `memory_plan`, which never runs anything.
+"""Measured peak memory of a training step: the check on `planner.memory`, which runs nothing.
 
     measured_activations(setup, config, tokens)   ->   bytes
 
