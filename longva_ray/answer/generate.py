@@ -30,8 +30,8 @@ FinishReason = Literal["stop", "length"]
 
 
 GREEDY_BELOW = 1e-4
-"""Colder sampling than this is greedy: logits divided by less can leave float32, and a lead of .01
-is already certainty."""
+"""Colder sampling than this is greedy: logits divided by less may overflow float32, and a lead of
+.01 already decides."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,7 +59,7 @@ def prefill(
     assert cached < length, "the last token has to be computed: its logits are the result"
     for part_1TD in inputs_embeds_1TD[:, cached:].split(chunk, dim=1):
         if unwanted is not None and unwanted.is_set():
-            raise InterruptedError("nobody waits for this prompt any more")
+            raise InterruptedError("the client of this prompt has gone")
         output = model(
             inputs_embeds=part_1TD, past_key_values=cache, use_cache=True, logits_to_keep=1
         )

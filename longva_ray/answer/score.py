@@ -1,8 +1,8 @@
 """Prompt + a given answer -> does the model say it, and how likely is it: teacher-forced scoring.
 
 Section 4 of the paper: an answer counts as right when, at every position of its span, the most
-likely token is the answer's token. Beside that verdict stands the log-probability, which also ranks
-the options of a multiple choice. The prompt is prefilled once for all options.
+likely token is the answer's token. The log-probability is returned as well; it also ranks the
+options of a multiple choice. The prompt is prefilled once for all options.
 
 Shapes: S tokens of the answer span, T tokens of a text, W words of the vocabulary.
 """

@@ -77,7 +77,8 @@ def write_heatmaps(
 def line_position(lengths: Sequence[float], training_length: float) -> float | None:
     """Where a length lies among columns 0, 1, 2, ...; None outside the plot.
 
-    A column's middle is its length; half a column may stand out on either side.
+    A column's middle is its length; a length may lie up to half a column beyond the first or the
+    last.
     """
     if len(lengths) == 1:
         return 0.0 if training_length == lengths[0] else None

@@ -1,4 +1,4 @@
-"""TrialOutcomes of trials -> scores of cells with intervals, and averages.
+"""Outcomes of trials -> scores of cells with intervals, and averages.
 
 A cell is one length and depth; its score the share of right trials, by the paper's teacher-forced
 rule and by free generation, each with Wilson's 95% interval. An average over the grid pools its

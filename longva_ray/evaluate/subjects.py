@@ -32,7 +32,8 @@ def named_subjects(
 ) -> list[Subject]:
     """Subjects from a command line: `name=path` each, and their training lengths or none at all.
 
-    Raises ValueError for no words or other ones, a name given twice, or another number of lengths.
+    Raises ValueError for words that are not name=path, a name given twice, or a number of lengths
+    that is neither zero nor that of the subjects.
     """
     if not models:
         raise ValueError("no model to test; give --models name=path")

@@ -175,7 +175,7 @@ def _next_result(gangs: Sequence[Gang], *, is_any_busy: bool) -> tuple[Gang, Any
 
 
 def _mistake(error: RayTaskError) -> ValueError | None:
-    """What a user can mend about a failure inside the test, if anything."""
+    """What a user can do about a failure inside the test, if anything."""
     if isinstance(error.cause, ValueError):
         return ValueError(str(error.cause))
     if isinstance(error.cause, torch.OutOfMemoryError):

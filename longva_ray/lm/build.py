@@ -51,7 +51,7 @@ def build_model(
 
 
 def check_none_missing(missing: Sequence[str]) -> None:
-    """Raises ValueError where a weight's name is given."""
+    """Raises ValueError when any name is given: these weights are missing."""
     if missing:
         raise ValueError(
             f"the checkpoint lacks {len(missing)} weight(s), the first: {', '.join(missing[:4])}; "

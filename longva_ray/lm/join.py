@@ -80,7 +80,7 @@ def assemble_longva(
     Raises:
         ValueError: `path` exists, a source is not what it should be, or lacks weights.
     """
-    # Entered first: that there is something already is said before minutes of loading.
+    # Entered first, so that an existing folder is reported before minutes of loading.
     with save_folder(Path(path)) as folder:
         text_folder, clip_folder = checkpoint_folder(text_backbone), checkpoint_folder(clip)
         tokenizer = AutoTokenizer.from_pretrained(text_folder)
@@ -97,7 +97,7 @@ def assemble_longva(
             projector=projector,
         )
         for part in (config.vision, config.text):
-            part.name_or_path = ""  # where they came from means nothing to who gets the whole
+            part.name_or_path = ""  # a place on this machine means nothing elsewhere
         tensors = read_tensors(text_folder, lambda stored: LANGUAGE + stored, dtype)
         tensors |= clip_tensors(clip_folder, config, dtype)
         with torch.random.fork_rng(devices=[]):

@@ -92,8 +92,8 @@ class LongVAProcessor(ProcessorMixin):
                 likewise.
             sanitize_control_tokens: set by `apply_chat_template`.
             return_tensors: "pt", the only kind made here.
-            kwargs: none is taken; transformers' own, like `padding` or `truncation`, are an error,
-                since a cut prompt loses its question.
+            kwargs: none is accepted. Transformers' own, such as `padding` and `truncation`, are an
+                error: a prompt that is cut loses its question.
 
         Raises:
             ValueError: no text, items and placeholders that do not match, a prompt beyond

@@ -1,7 +1,7 @@
 """Does a loaded model compute with the RoPE base its configuration names?
 
-A base lost between configuration and buffers (an old key that nobody reads, a buffer made in bf16)
-raises no error by itself and costs all of the long context.
+A base lost between configuration and buffers (an old key that is no longer read, a buffer made in
+bfloat16) raises no error by itself and costs all of the long context.
 
 Shape suffixes: H head dimension.
 """

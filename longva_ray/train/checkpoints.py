@@ -126,7 +126,7 @@ def _share_name(rank: int) -> str:
 
 
 def changed_settings(progress: Progress, config: TrainConfig) -> list[str]:
-    """What a run that goes on does otherwise than before, in words."""
+    """Settings that a continued run has changed, in words."""
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     return [
         f"{name} {progress.settings.get(name)!r} -> {value!r}"

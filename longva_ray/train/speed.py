@@ -3,9 +3,9 @@
     (architecture, document lengths) -> FLOPs of one forward and backward pass
     MFU = model FLOPs per second / FLOPs per second of one large matrix product
 
-The peak is measured where training ran, because data sheets know neither clocks nor neighbours. All
-workers measure at the same time, as they train. Recomputed activations are not counted, so MFU is
-what the model needs, not what the machine did.
+The peak is measured where training ran, because data sheets know neither the actual clock nor what
+else runs on the machine. All workers measure at the same time, as they train. Recomputed
+activations are not counted, so MFU is what the model needs, not what the machine did.
 """
 
 import time

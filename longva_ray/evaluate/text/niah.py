@@ -3,10 +3,11 @@
     prefix | essays ... needle ... essays | question | answer        exactly `length` tokens
 
 Appendix A of the paper: "The special magic Singapore number is: 1234567." lies at a sentence end
-near the wanted depth, 0, 3 or 5 needles about other cities at random ones, and an answer is right
-when every teacher-forced likeliest token of the number is. Beside that verdict stands whether the
-model says the number when it answers freely. The number of every prompt is drawn anew from the seed
-and the trial, so trials are independent and do not change when the grid grows.
+near the wanted depth, with 0, 3 or 5 needles about other cities at random sentence ends. An answer
+is right when, teacher-forced, every token of the number is the likeliest one. The outcome also
+records whether the model says the number when it answers freely. The number of every prompt is
+drawn anew from the seed and the trial, so trials are independent and do not change when the grid
+grows.
 """
 
 import dataclasses
@@ -118,8 +119,8 @@ class NiahPrompts:
 
     def window(self, window: Window) -> list[int]:
         """A stretch of the essays without needles, for perplexity: as long as the longest prompt,
-        or as the essays are. What follows would be the same text again, which any model with a
-        memory knows.
+        or as the essays are. Beyond their end the same text would begin again, which any model
+        could copy.
 
         Stretches begin at places spread over all essays, so that they are different text.
         """

@@ -1,4 +1,4 @@
-"""Perplexity by position: how a model's surprise goes on beyond the length it was trained on.
+"""Perplexity by position, up to and beyond the length that a model was trained on.
 
     token ids -> mean negative log-likelihood in stretches of positions
 
@@ -12,12 +12,12 @@ import itertools
 from longva_ray.answer.engine import AnswerEngine
 
 STRETCHES = 32
-"""Positions are averaged in so many stretches of equal length."""
+"""How many stretches of equal length positions are averaged in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """One of so many stretches of plain text."""
+    """One of several stretches of plain text."""
 
     number: int
     count: int

@@ -188,7 +188,7 @@ def _sweep(
         decided_by=(
             *(eyes.weights, subject.rope_base, eyes.haystack_key, eyes.needles_key),
             deciding(config, DECIDING),
-            # Decides no outcome, but seconds, which are recorded, too.
+            # Changes no outcome, only the seconds, which are recorded too.
             config.reuse_prefix,
         ),
     )

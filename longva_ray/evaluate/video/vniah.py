@@ -4,9 +4,8 @@
 
 Section 4 of the paper: a needle image is put as an extra frame before frame int(depth x frames) of
 a haystack of encoded frames, and an answer is right when every teacher-forced likeliest token of it
-is. Beside that verdict stands the model's free answer, and the guess floor: the same questions
-about the same haystacks without the needle, so that a score can be told from what language knows by
-itself.
+is. The outcome also has the model's free answer. The guess floor is the same questions about the
+same haystacks without the needle, so that a score can be compared with what can be guessed.
 
 Shapes: F frames, K needles, Q visual tokens of a frame, D width of the language model.
 """
@@ -88,9 +87,8 @@ class EncodedNeedles:
 
 
 def plan_groups(config: VniahConfig, num_needles: int) -> list[list[VniahTrial]]:
-    """Trials in groups that share everything up to and with the needle, from the needle that lies
-    furthest to the one at the beginning: so the haystack is read once, and at equal places also
-    what follows the needle."""
+    """Trials in groups that share everything up to and with the needle, from the deepest needle to
+    the shallowest. So the haystack is read once, and what follows a needle once for each place."""
     depths = [*config.depths, *([None] if config.floor else [])]
     groups: dict[tuple[int, bool, int], list[VniahTrial]] = {}
     for num_frames in sorted(config.frames, reverse=True):

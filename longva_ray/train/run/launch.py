@@ -102,7 +102,7 @@ def find_checkpoint(
 ) -> str | None:
     """The last complete checkpoint in a run's folder, which the run goes on from.
 
-    Says which settings are others than before. Raises ValueError when it belongs to another run.
+    Logs which settings have changed. Raises ValueError when it belongs to another run.
     """
     found = checkpoints.newest_complete(filesystem, folder)
     if found is None:

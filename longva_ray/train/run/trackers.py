@@ -138,7 +138,7 @@ class Trackers:
                 self._attempt(tracker, partial(tracker.log, step, values))
 
     def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
-        """A full disk or a server that is away must not end the run whose numbers these are."""
+        """A full disk or an unreachable server must not end the run."""
         try:
             act()
             self._failures[tracker] = 0
