@@ -32,8 +32,8 @@ def child(folder: str, name: str) -> str:
 
 
 def open_place(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """File system and path of a place; pyarrow's own file systems first, fsspec's for every other
-    URI."""
+    """File system and path of a place. pyarrow's file systems come first; fsspec's serve every
+    other URI."""
     if not is_uri(place):
         return pyarrow.fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
     try:
@@ -74,7 +74,7 @@ def local_file(place: str) -> Iterator[Path]:
                     source_filesystem=filesystem,
                     destination_filesystem=pyarrow.fs.LocalFileSystem(),
                 )
-        # Every client of fsspec has errors of its own: aiohttp's are no OSError.
+        # Clients of fsspec raise whatever they like: aiohttp's errors are no OSError.
         except Exception as error:
             raise OSError(f"{place} cannot be fetched: {error!r}") from error
         if not is_file:
@@ -85,9 +85,9 @@ def local_file(place: str) -> Iterator[Path]:
 def absolute(place: str) -> str:
     """A path as every worker sees it; URLs stay as they are.
 
-    Workers run in other folders, so relative paths are resolved here, in the driver. A submitted
-    job's driver itself runs in a temporary copy of the working directory that Ray deletes, where a
-    relative path would lose the output.
+    Workers run in other folders, so relative paths are resolved here, in the driver. The driver of
+    a submitted job runs in a temporary copy of the working directory, which Ray deletes: output
+    under a relative path would be lost.
 
     Raises ValueError for a relative path in a submitted job.
     """
@@ -116,8 +116,8 @@ def local_path(place: str) -> Path:
 
 
 def model_place(model: str) -> str:
-    """A checkpoint as every worker finds it: a folder that is here by its absolute path, anything
-    else, such as a Hugging Face id, as it is."""
+    """A checkpoint as every worker finds it: the absolute path of a folder that exists here, and
+    anything else, such as a Hugging Face id, unchanged."""
     return absolute(model) if Path(model).expanduser().exists() else model
 
 

@@ -87,7 +87,7 @@ class EncodedVideo:
         return out_FQD
 
     def verify(self) -> None:
-        """Read everything and compare it with the digests written beside the tokens; ShardError
+        """Read everything and compare it with the digests stored with the tokens; ShardError
         names a bad part."""
         for part in range(self.record.spec.num_parts(self.num_frames)):
             batch = self._batch(part)

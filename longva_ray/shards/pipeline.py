@@ -37,11 +37,9 @@ from longva_ray.shards.workers import (
 
 logger = logging.getLogger(__name__)
 
-
 LIGHT_CPUS = 0.1
 """CPUs reserved for a writer, which mostly waits for a disk; above zero, so that it never runs on a
 head node without CPUs."""
-
 
 WORKER_MEMORY = 512 * 2**20
 """Bytes that Ray reserves for a worker's process: Python with torch and a video decoder."""
@@ -87,7 +85,7 @@ class WorkerPlan:
 
     max_encoders: int
     decode_slots: int
-    """Decoding tasks that fit beside the encoders; a single video is split among that many."""
+    """Decoding tasks that fit next to the encoders; a single video is split among that many."""
 
 
 def plan_workers(config: EncodeConfig, cpus: float, gpus: float) -> WorkerPlan:
@@ -181,8 +179,8 @@ def _build_graph(
         .map_batches(
             DecodeSegment(spec),
             num_cpus=config.decode_cpus,
-            # Besides guarding memory, a request of its own keeps Ray from fusing this stage into
-            # the encoder actors, where frames would be decoded one after the other.
+            # A request that differs from the encoders' also keeps Ray from fusing this stage into
+            # them, where frames would be decoded one after another.
             memory=_decode_memory(spec),
             **one_row,
         )

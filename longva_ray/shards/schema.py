@@ -32,9 +32,7 @@ from longva_ray.video.sampling import Sampling
 
 FORMAT_VERSION = 1
 
-
 METADATA_KEY = b"longva_ray"
-
 
 _STORAGE = {
     "float32": (torch.float32, torch.float32, pa.float32()),
@@ -110,7 +108,7 @@ def hash_video(path: str | Path) -> str:
 
 
 def part_schema(spec: EncodingSpec, **metadata: Any) -> pa.Schema:
-    """Arrow schema of one part; `metadata` is stored beside the spec."""
+    """Arrow schema of one part; `metadata` is stored with the spec."""
     storage = _STORAGE[spec.dtype][2]
     described = {"spec": dataclasses.asdict(spec), **metadata}
     return pa.schema(

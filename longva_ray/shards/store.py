@@ -145,7 +145,7 @@ class ShardStore:
         return [record for record in found if record is not None]
 
     def verify(self) -> Iterator[ShardError | None]:
-        """Read every complete encoding and compare it with the digests written beside the tokens:
+        """Read every complete encoding and compare it with the digests stored with the tokens:
         for each what is wrong with it, or None."""
         for name in self._record_names():
             try:
@@ -176,8 +176,9 @@ class ShardStore:
             for other in others
         }
         raise ShardError(
-            f"video {video_id} was encoded otherwise: {'; or '.join(sorted(differences))}; tokens "
-            "of two encodings do not mix, so encode the video again with this model and settings"
+            f"video {video_id} was encoded in another way: "
+            f"{'; or '.join(sorted(differences))}; tokens of two encodings do not mix, so encode "
+            "the video again with this model and settings"
         )
 
     def read_part(self, record: VideoRecord, part: int) -> pa.RecordBatch:

@@ -30,11 +30,9 @@ from longva_ray.video.sampling import Sampling
 Batch = dict[str, Any]
 """One row: every value is a sequence of length 1."""
 
-
 MAX_SEGMENT_PARTS = 8
 """Parts that one decoding task walks through: long enough to pay for opening the file, short enough
 to balance."""
-
 
 CHANGED = "changed while it was encoded; encode it again"
 
@@ -124,7 +122,7 @@ class DecodeSegment:
 
     def _decode(self, file: Path, plan: Batch, parts: list[int]) -> Iterator[Batch]:
         version = _version(file)
-        # A copy has a time of its own, so it is the content that decides.
+        # The time of a copy says nothing, so it is the content that decides.
         if version != plan["version"] and hash_video(file) != plan["video_id"]:
             raise VideoError(file, CHANGED)
         info = _probe_once(file, version, self._spec.decoder)

@@ -8,7 +8,6 @@ from longva_ray.shards.store import ShardStore
 
 VIDEO_ID = "0123456789abcdef" * 2
 
-
 SPEC = EncodingSpec(
     encoder_fingerprint="a" * 32,
     sampling="1fps",

@@ -27,7 +27,6 @@ from longva_ray.vision.projector import ProjectorKind
 
 GRID = 56
 
-
 TOKENS_PER_GRID = 4
 
 

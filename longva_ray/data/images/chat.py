@@ -4,12 +4,12 @@
 
 A file is a JSON list or JSON lines; a mixture is YAML that names files and says how much of each is
 taken. Reading (`read_samples`) keeps what is in the files; `parse_sample` then says what a sample
-is, or why it cannot be used: every sample stands for itself, none is ever put in another's place.
+is, or why it cannot be used. No sample is ever put in another's place.
 
-Differences from the released code, all towards what the model is asked later: `<image>` and one
-newline in front of a question, where training there wrote two; one rule for where placeholders may
-stand. As there, the only placeholder of a turn moves to its front, and `<image>` may stand for a
-video. What it does not do: open images.
+It differs from the released code where that differs from what the model is asked later: one newline
+between `<image>` and a question, where training there wrote two, and one rule for where
+placeholders may stand. As there, the only placeholder of a turn moves to its front, and `<image>`
+may stand for a video. What it does not do: open images.
 """
 
 import collections
@@ -35,9 +35,7 @@ ROLES = {
     "system": "system",
 }
 
-
 _PLACEHOLDERS = re.compile(f"({IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER})")
-
 
 _STRATEGY = re.compile(r"(?:(first|end|random):)?(\d+(?:\.\d+)?)(%?)")
 
@@ -157,11 +155,11 @@ def _message(
 
 
 def _place_placeholders(text: str) -> list[str]:
-    """Text and placeholders in order; the template writes the newline behind a placeholder."""
+    """Text and placeholders in order; the template writes the newline after a placeholder."""
     pieces = _PLACEHOLDERS.split(text)
     if len(pieces) == 3:
-        before, placeholder, behind = pieces
-        pieces = [placeholder, f"{before.rstrip()}\n{behind.lstrip()}".strip()]
+        before, placeholder, after = pieces
+        pieces = [placeholder, f"{before.rstrip()}\n{after.lstrip()}".strip()]
     else:
         pieces = [pieces[0], *(piece.removeprefix("\n") for piece in pieces[1:])]
     return [piece for piece in pieces if piece]

@@ -2,13 +2,13 @@
 
     ChatSample -> input_ids_T, is_label_T, grids_GYXC, source_S2
 
-The prompt comes from the one chat template, so that what stands in front of an answer is, token for
-token, what the model is given when it is asked (`lm.prompt.build_prompt`); captions too (the
-released scripts train stage 1 on image and caption without any turns). Trained are the tokens of
-answers and the token that ends each, nothing else: not the header of the turn, not the newline
-behind it (the released code trains the control tokens of every role). Images are cut as the
-checkpoint's encoding says, videos become one grid a frame; both go to visual tokens later, one
-placeholder id and one source for each.
+The prompt comes from the one chat template. So what stands before an answer is, token for token,
+what the model is given when it is asked (`lm.prompt.build_prompt`). That holds for captions too;
+the released scripts train stage 1 on image and caption without any turns. The labels are the tokens
+of answers and the token that ends each, and nothing else: not the header of the turn, and not the
+newline after it (the released code trains the control tokens of every role). Images are cut as the
+checkpoint's encoding says; a video becomes one grid a frame. Both become visual tokens later, with
+one placeholder id and one source for each.
 
 What it does not do: shift labels (`ring.layout.next_token_labels`), encode grids.
 Shapes: T tokens of a sample, S visual tokens, 2 the grid of one and its number there, G grids, F
@@ -42,7 +42,6 @@ from longva_ray.vision.encoding import Cut, GridSettings, join_sources
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are no images, or broken ones."""
-
 
 _DECODE_CHUNK = 16
 

@@ -68,8 +68,8 @@ class SourceFile:
 def find_files(places: Sequence[str]) -> list[SourceFile]:
     """Files of every place, in the order of the places and sorted by path inside each.
 
-    Text files in a folder count only where it holds no data files: a README.md beside JSON lines is
-    not a document. Hidden files are left out.
+    Text files in a folder count only where it holds no data files: a README.md next to JSON lines
+    is not a document. Hidden files are left out.
 
     Raises TextError for a place that does not exist or holds nothing that can be read.
     """

@@ -4,7 +4,7 @@
 
 Default rule: the documents of the shuffled stream stand after one another; a sequence ends after T
 tokens wherever that is, and the document it cuts goes on in the next sequence as a new piece. A
-piece is a document of its own to the attention: boundaries are at every document start and every
+piece is a separate document to the attention: boundaries are at every document start and every
 sequence start. A document longer than T gives several pieces. Only the end of the last sequence is
 padding.
 

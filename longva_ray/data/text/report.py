@@ -160,7 +160,7 @@ class TextReport:
 
 
 def read_report(place: str) -> TextReport:
-    """The report beside token shards."""
+    """The report next to token shards."""
     values = json.loads(Folder(place).read(REPORT_NAME))
     for name, row in (("domains", DomainReport), ("lengths", LengthBin)):
         values[name] = tuple(from_dict(row, each) for each in values[name])

@@ -64,7 +64,7 @@ class TokenSequence:
             )
         if self.num_padding not in (0, lengths[-1]):
             raise ValueError(
-                f"num_padding is {self.num_padding}, but padding is a document of its own and the "
+                f"num_padding is {self.num_padding}, but padding is one whole document and the "
                 f"last one has {lengths[-1]} tokens"
             )
 
@@ -116,7 +116,7 @@ class TokenShardsMetadata:
     vocabulary_size: int
     """Tokens that the tokenizer knows, special ones included."""
     separator_id: int
-    """The token that stands before (BOS) or behind (EOS) every document."""
+    """The token that stands before (BOS) or after (EOS) every document."""
     seed: int
     source: tuple[str, ...]
     """Names of the files that were read, in order."""
@@ -127,7 +127,7 @@ class TokenShardsMetadata:
     settings: dict[str, Any]
     """The resolved settings that the shards were made with."""
     versions: dict[str, str]
-    """Packages that had a say in the tokens."""
+    """Packages that the tokens depend on."""
     part_sequences: tuple[int, ...]
     part_bytes: tuple[int, ...]
     format_version: int = FORMAT_VERSION

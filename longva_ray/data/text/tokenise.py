@@ -41,7 +41,7 @@ class Separator:
     """The token between documents, and the side of a document it stands on."""
 
     token_id: int
-    side: Literal["before", "behind"]
+    side: Literal["before", "after"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ def resolve_separator(tokenizer: PreTrainedTokenizerBase, name: str) -> Separato
     if name in ("auto", "bos") and bos is not None:
         return Separator(token_id=bos, side="before")
     if name in ("auto", "eos") and eos is not None:
-        return Separator(token_id=eos, side="behind")
+        return Separator(token_id=eos, side="after")
     vocabulary = tokenizer.get_vocab()
     if name not in vocabulary:
         raise ValueError(
@@ -71,7 +71,7 @@ def resolve_separator(tokenizer: PreTrainedTokenizerBase, name: str) -> Separato
             f"{tokenizer.bos_token!r} and EOS {tokenizer.eos_token!r}; name one of its special "
             f"tokens: {', '.join(tokenizer.all_special_tokens)}"
         )
-    return Separator(token_id=vocabulary[name], side="behind")
+    return Separator(token_id=vocabulary[name], side="after")
 
 
 class TokeniseGroup:

@@ -6,7 +6,6 @@ stop go through a small actor near the driver (`run.monitor`), and not through `
 which makes all ranks wait for each other.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import upload
 from longva_ray.train.loop import Link
 from longva_ray.train.records import StepRecord
@@ -44,7 +44,7 @@ class RayLink(Link):
         self._documents = documents
         self._rank = ray.train.get_context().get_world_rank()
         # One folder for this rank of this run, so that what a lost worker left does not stay.
-        digest = hashlib.blake2b(f"{final} {self._rank}".encode(), digest_size=8).hexdigest()
+        digest = digest_of(f"{final} {self._rank}", num_bytes=8)
         self._shares = Path(tempfile.gettempdir()) / f"longva-checkpoints-{digest}"
         shutil.rmtree(self._shares, ignore_errors=True)
         self._shares.mkdir()

@@ -119,11 +119,16 @@ def test_nothing_but_bad_samples(ray_cluster: str, base: str, tmp_path: Path) ->
         prepare(tmp_path / "bad.jsonl", tmp_path / "shards", base)
 
 
-def test_a_damaged_part_is_noticed(
+def test_a_damaged_part_is_noticed_and_made_again(
     prepared: Path, samples: Path, base: str, tmp_path: Path
 ) -> None:
     output = prepare(samples, tmp_path / "shards", base)
     part = output / "part-00000.arrow"
     part.write_bytes(part.read_bytes()[:-100])
-    with pytest.raises(VisionShardError, match="cut short"):
+    with pytest.raises(
+        VisionShardError, match=r"cut short.*delete the folder's vision_shards\.json"
+    ):
         VisionShards(str(output))[0]
+    (output / "vision_shards.json").unlink()
+    prepare(samples, output, base)
+    assert content(output) == content(prepared)

@@ -1,77 +1,20 @@
-"""Text preparation on a real Ray cluster: exact, the same whatever runs in parallel, resumable."""
+"""Text preparation on a real Ray cluster: exact, and the same whatever runs in parallel."""
 
 import collections
-import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import ray
 from byte_tokenizer import byte_tokenizer
-from repository import REPOSITORY
+from text_world import CONFIG, prepare, shard_files, texts_of, write_jsonl
 
 from longva_ray.data.text.files import TextError
 from longva_ray.data.text.pipeline import prepare_text
-from longva_ray.data.text.report import TextReport, read_report
+from longva_ray.data.text.report import read_report
 from longva_ray.data.text.shards import TokenShardError, TokenShards
-from longva_ray.settings.data import TextDataConfig
 
 EOS, PAD, TURN_START = 258, 256, 257
-
-
-CONFIG = TextDataConfig(
-    sequence_length=512,
-    upsample_longer_than=200,
-    upsample_factor=4,
-    domain_field="domain",
-    part_tokens=16 * 512,
-    group_bytes=20_000,
-    task_cpus=0.5,
-    seed=7,
-)
-
-
-SMALL_PIECES = replace(CONFIG, part_tokens=4096, group_bytes=1)
-"""So many groups and parts that a run can be killed among them."""
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-def texts_of(seed: int, num_documents: int = 400) -> list[dict[str, str]]:
-    """Documents that know their number, most shorter than 200 bytes and some of several
-    sequences."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for number in range(num_documents):
-        domain = str(rng.choice(["web", "wiki", "b\u00fccher"], p=[0.6, 0.3, 0.1]))
-        length = int(rng.lognormal({"web": 4.0, "wiki": 5.0}.get(domain, 6.5), 0.9)) + 10
-        text = f"<{number}>" + "x\u00e4\u4e2d"[number % 3] * length
-        records.append({"text": text[:length], "domain": domain})
-    return records
-
-
-def write_jsonl(path: Path, records: list[dict[str, str]], blank: int = 0) -> Path:
-    lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    lines += [json.dumps({"text": "", "domain": "web"})] * blank
-    content = ("\n".join(lines) + "\n").encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".zst":
-        content = pa.Codec("zstd").compress(content, asbytes=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +26,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "b.jsonl.zst", records[150:300])
     write_jsonl(folder / "c.jsonl", records[300:], blank=2)
     return folder
-
-
-def shard_files(folder: Path) -> dict[str, str]:
-    """Digests, because pytest needs minutes to show where two long byte strings differ."""
-    return {
-        str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def prepare(
-    texts: Path, output: Path, tokenizer: str, config: TextDataConfig = CONFIG
-) -> TextReport:
-    prepare_text([str(texts)], output=str(output), checkpoint=tokenizer, config=config)
-    return read_report(str(output))
 
 
 def packed_documents(output: Path) -> tuple[list[str], int]:
@@ -300,74 +227,3 @@ def test_what_cannot_be_met(
     empty = write_jsonl(tmp_path / "empty.jsonl", [], blank=3)
     with pytest.raises(ValueError, match="no document is left"):
         prepare(empty, tmp_path / "e", tokenizer_folder)
-
-
-def command(texts: Path, output: Path, tokenizer: str) -> list[str]:
-    """The job with the settings of SMALL_PIECES, all of them: a recipe has defaults of its own."""
-    job = [sys.executable, str(REPOSITORY / "jobs/prepare_text.py"), "--texts", str(texts)]
-    job += ["--output", str(output)]
-    config = replace(SMALL_PIECES, tokenizer=tokenizer, max_tasks=1)
-    for field, value in asdict(config).items():
-        name = field.replace("_", "-")
-        if isinstance(value, bool):
-            job.append(f"--text.{name}" if value else f"--text.no-{name}")
-        else:
-            job += [f"--text.{name}", str(value)]
-    return job
-
-
-@pytest.fixture(scope="module")
-def four_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("four_files")
-    for number in range(4):
-        write_jsonl(folder / f"{number}.jsonl", texts_of(number, 60))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    ray_cluster: str,
-    four_files: Path,
-    tokenizer_folder: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, str]:
-    output = tmp_path_factory.mktemp("undisturbed")
-    prepare(four_files, output, tokenizer_folder, SMALL_PIECES)
-    return shard_files(output)
-
-
-@pytest.mark.parametrize("victim", ["group-00001.arrow", "part-00010.arrow"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    four_files: Path,
-    undisturbed: dict[str, str],
-    tokenizer_folder: str,
-    tmp_path: Path,
-    victim: str,
-) -> None:
-    """The driver is killed with SIGKILL as soon as a given file is there, in either step."""
-    output = tmp_path / "tokens"
-    address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(REPOSITORY)}
-    log = (tmp_path / "log").open("wb")
-    run = subprocess.Popen(
-        command(four_files, output, tokenizer_folder), env=environment, stdout=log, stderr=log
-    )
-    while run.poll() is None and not any(output.rglob(victim)):
-        time.sleep(0.002)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    with pytest.raises(TokenShardError, match="no folder of token shards"):
-        TokenShards(output)
-    finished = {path: path.stat().st_mtime_ns for path in output.rglob(victim)}
-    done = subprocess.run(
-        command(four_files, output, tokenizer_folder),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "token shards, report.json and report.png are in" in done.stdout
-    if victim.startswith("part"):
-        assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert shard_files(output) == undisturbed

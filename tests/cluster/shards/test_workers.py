@@ -1,4 +1,4 @@
-"""The encoding stages without Ray: videos behind URIs, and those that cannot be had."""
+"""The encoding stages without Ray: videos at URIs, and those that cannot be had."""
 
 import dataclasses
 import os

@@ -21,18 +21,14 @@ from longva_ray.settings.data import TextDataConfig
 
 CONFIG = TextDataConfig()
 
-
 RECORDS = [
     {"text": f"text {n} \u00fc\u4e2d\U0001f600", "meta": {"redpajama_set_name": "abc"[n % 3]}}
     for n in range(1000)
 ]
 
-
 DOCUMENTS = [SourceDocument(each["text"], each["meta"]["redpajama_set_name"]) for each in RECORDS]
 
-
 JSONL = "".join(json.dumps(each) + "\n" for each in RECORDS).encode()
-
 
 NOISE = "".join(
     json.dumps({"text": f"{n * 7919 % 10007:x}" * 40, "d": 1}) + "\n" for n in range(99999)
