@@ -3,10 +3,10 @@
     use_cached_attention(model.to(device))     # then prompts in chunks, and answers after them
 
 A prompt that is read in chunks, or an answer that is scored after it, is causal attention of the
-last rows of a longer sequence. Transformers describes that by a mask of chunk x prompt, and with a
-mask torch's attention takes no flash kernel on a GPU, and everywhere the keys of grouped-query
-attention, gigabytes of a long prompt, are repeated for every query head in every layer. The kernels
-of the ring need neither mask nor copies, so they are used here too.
+last rows of a longer sequence. Transformers describes that by a mask of chunk x prompt. With a mask
+torch's attention uses no flash kernel on a GPU. On every device it then repeats the keys of
+grouped-query attention for every query head in every layer: gigabytes for a long prompt. The
+kernels of the ring need neither mask nor copies, so they are used here too.
 
 What it does not do: training, batches with padding, sliding windows, score caps. A model that
 needs one of those, or a number format that the device's kernel does not take, keeps its attention.

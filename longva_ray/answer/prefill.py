@@ -2,7 +2,7 @@
 
 The prompt goes through the model in chunks, so activations and the attention mask stay bounded
 (chunk x prompt instead of prompt x prompt) and no logits are ever computed for positions that
-nobody reads. The result equals one long forward pass, because attention is causal.
+are not used. The result equals one long forward pass, because attention is causal.
 
 Shapes: B batch (always 1 here), T prompt tokens, D width of the language model, W words of the
 vocabulary."""
