@@ -144,7 +144,7 @@ def _make_trainer(
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(config.collective_timeout_s)
     return Trainer(
         work,
-        train_loop_config=settings,
+        train_loop_config={"settings": ray.put(settings)},
         torch_config=TorchConfig(
             backend="nccl" if config.gpus_per_worker else "gloo",
             timeout_s=config.collective_timeout_s,

@@ -1,21 +1,27 @@
-"""What runs in every Ray Train worker: device, mesh and link, then the loop."""
+"""What runs in every Ray Train worker: device, mesh and link, then the loop.
 
-import logging
-from datetime import timedelta
+Ray's controller imports this file too, only to hand `work` on. So everything heavy is imported
+inside `work`, and the stage and its settings travel by reference.
+"""
+
 from typing import Any
 
-import ray.train.torch
-import torch
 
-from longva_ray.ring.mesh import make_mesh
-from longva_ray.settings.training import TrainConfig
-from longva_ray.train import loop
-from longva_ray.train.run.link import RayLink
-
-
-def work(settings: dict[str, Any]) -> Any:
+def work(sent: dict[str, Any]) -> Any:
     """Train as one worker of the group, as `launch.train` says; returns an Outcome."""
+    import logging
+    from datetime import timedelta
+
+    import ray.train.torch
+    import torch
+
+    from longva_ray.ring.mesh import make_mesh
+    from longva_ray.settings.training import TrainConfig
+    from longva_ray.train import loop
+    from longva_ray.train.run.link import RayLink
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    settings: dict[str, Any] = ray.get(sent["settings"])
     config: TrainConfig = settings["config"]
     device = ray.train.torch.get_device()
     if device.type == "cpu":
