@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from longva_ray.answer.engine import AnswerEngine, Question
+from longva_ray.lm.prompt import UNLIMITED
 from longva_ray.settings.answering import GenerationSettings
 
 MESSAGES = [
@@ -49,6 +50,51 @@ def test_an_answer_ends_at_the_limit(tiny_checkpoint: str, length: int) -> None:
     whole, _ = tokens_of_answer(None)
     assert whole > 2, "an answer as short as that has nothing to cut"
     assert tokens_of_answer(length + 2) == (2, "length")
+
+
+def test_what_is_streamed_is_the_answer(tiny_checkpoint: str) -> None:
+    engine = engine_of(tiny_checkpoint)
+    prompt = engine.read(Question(messages=MESSAGES, videos=[torch.zeros(3, 4, 128)]))
+    settings = GenerationSettings(max_new_tokens=9)
+    pieces = list(engine.stream(prompt, settings))
+    assert engine.answer(prompt, settings) == "".join(piece.text for piece in pieces) != ""
+
+
+def test_the_checkpoints_limit_can_be_lifted(tiny_checkpoint: str) -> None:
+    engine = engine_of(tiny_checkpoint, UNLIMITED)
+    assert len(engine.prompt_ids(MESSAGES, [10**6], answer_tokens=10**6)) > 10**6
+
+
+def test_a_model_without_eyes_is_asked_about_text(random_lm: str) -> None:
+    engines = [
+        AnswerEngine(random_lm, dtype="float32", prefill_chunk=8, reuse_prefix=reuse)
+        for reuse in (False, True)
+    ]
+    prompts = [engines[0].answer_ids(f"{'a text that goes on ' * 3}{end}") for end in "xyz"]
+    answers = [engines[0].answer_ids(answer) for answer in ("yes", "no, never")]
+    found = []
+    for engine in engines:
+        scores = []
+        for prompt_ids in prompts:
+            prompt = engine.read_ids(torch.tensor(prompt_ids))
+            assert prompt.length == len(prompt_ids)
+            answered = engine.answer(prompt, GenerationSettings(max_new_tokens=5))
+            scores.append((engine.score(prompt, answers), answered))
+        found.append(scores)
+    assert found[0] == found[1]
+    assert engines[0].prefix_reader is None
+    reader = engines[1].prefix_reader
+    assert reader is not None
+    assert reader.tokens_reused == 2 * ((len(prompts[0]) - 1) // 8 * 8)  # whole chunks, twice
+
+
+def test_a_text_is_as_likely_as_its_tokens_are_scored(random_lm: str) -> None:
+    engine = AnswerEngine(random_lm, dtype="float32", prefill_chunk=8)
+    ids = engine.answer_ids("as likely as it is")
+    (score,) = engine.score(engine.read_ids(torch.tensor(ids[:4])), [ids[4:]])
+    nll_T = engine.token_nll(ids)
+    assert nll_T.shape == (len(ids) - 1,)
+    assert nll_T[3:].tolist() == pytest.approx([-value for value in score.token_logprobs], abs=1e-4)
 
 
 def test_a_device_that_works_passes(tiny_checkpoint: str) -> None:
