@@ -1,2 +1,2 @@
-"""What lies on disks and object stores: `places` (paths and URIs), `folder` (list, read, write
-whole, lock), `digest` (fingerprints)."""
+"""What lies on disks and object stores: places and folders, numbered parts, which videos a list
+stands for, fingerprints."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import pyarrow.fs
@@ -29,12 +30,12 @@ def find_videos(places: Sequence[str]) -> list[str]:
     found: list[str] = []
     for place in places:
         place = absolute(place)
-        inside = None if _is_video_name(place) and is_uri(place) else list_folder(place)
-        if inside is None:
+        listing = None if _is_video_name(place) and is_uri(place) else list_folder(place)
+        if listing is None:
             found.append(place)
             continue
-        videos = [file for file in inside if _is_video_name(file)]
-        others, folders = len(inside) - len(videos), _count_folders(place)
+        videos = [file for file in listing.files if _is_video_name(file)]
+        others, folders = len(listing.files) - len(videos), listing.num_folders
         left_out = f"{others} other file(s) and {folders} folder(s)"
         if not videos:
             raise ValueError(
@@ -52,9 +53,16 @@ def find_videos(places: Sequence[str]) -> list[str]:
     return found
 
 
-def list_folder(place: str) -> list[str] | None:
-    """The files of a folder by name, as places of the same kind, without folders inside; None for
-    what is no folder or cannot be reached."""
+class Listing(NamedTuple):
+    """What is in a folder."""
+
+    files: list[str]
+    """By name, as places of the same kind as the folder."""
+    num_folders: int
+
+
+def list_folder(place: str) -> Listing | None:
+    """What is in a folder; None for what is no folder or cannot be reached."""
     try:
         filesystem, path = open_place(place)
         if filesystem.get_file_info(path).type != pyarrow.fs.FileType.Directory:
@@ -62,20 +70,14 @@ def list_folder(place: str) -> list[str] | None:
         inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
     except (OSError, ValueError, ImportError):
         return None
-    names = sorted(
-        Path(entry.path).name for entry in inside if entry.type == pyarrow.fs.FileType.File
-    )
-    if not is_uri(place):
-        return [child(path, name) for name in names]
-    if not isinstance(filesystem, pyarrow.fs.PyFileSystem):  # pyarrow decodes its URIs, fsspec not
+    files = [entry for entry in inside if entry.type == pyarrow.fs.FileType.File]
+    names = sorted(Path(entry.path).name for entry in files)
+    # pyarrow decodes its URIs, fsspec does not.
+    if is_uri(place) and not isinstance(filesystem, pyarrow.fs.PyFileSystem):
         names = [quote(name) for name in names]
-    return [child(place, name) for name in names]
-
-
-def _count_folders(place: str) -> int:
-    filesystem, path = open_place(place)
-    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
-    return sum(entry.type == pyarrow.fs.FileType.Directory for entry in inside)
+    folder = place if is_uri(place) else path
+    num_folders = sum(entry.type == pyarrow.fs.FileType.Directory for entry in inside)
+    return Listing([child(folder, name) for name in names], num_folders)
 
 
 def _is_video_name(place: str) -> bool:

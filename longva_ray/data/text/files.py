@@ -1,21 +1,18 @@
-"""Files of text: which ones there are, and their bytes.
+"""Files of text: which ones there are.
 
-    places (files, folders, URIs) -> SourceFile ... -> bytes
+    places (files, folders, URIs) -> SourceFile ...
 
 Files are taken in the order of their paths. A folder that Hugging Face `datasets` saved is read in
-the order that its state.json gives; the package itself is not needed. What the bytes mean is the
-matter of `sources`.
+the order that its state.json gives; the package itself is not needed. What it does not do: open a
+file (`delivery`), or know what its bytes mean (`sources`).
 """
 
-import contextlib
 import dataclasses
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.fs
 
 from longva_ray.files.digest import digest_of
@@ -32,8 +29,6 @@ _FORMATS: dict[str, Format] = {
     ".txt": "text",
     ".md": "text",
 }
-
-_READ_BYTES = 2**20
 
 
 class TextError(ValueError):
@@ -168,53 +163,3 @@ def _format(path: str) -> Format | None:
 def _is_hidden(path: str, root: str) -> bool:
     parts = PurePosixPath(path).relative_to(root).parts
     return any(part.startswith((".", "_")) for part in parts)
-
-
-@contextlib.contextmanager
-def open_source(file: SourceFile) -> Iterator[BinaryIO]:
-    """The bytes of a file.
-
-    Raises TextError, now or while they are read, when they cannot be had: a network that fails must
-    not look like a shorter file.
-    """
-    filesystem = Folder(file.place).filesystem
-    with _delivering(file.path):
-        raw = filesystem.open_input_file(file.path)
-    # An object store is asked for this much at a time, however little a decoder reads.
-    with raw, io.BufferedReader(_Delivery(raw, file.path), buffer_size=_READ_BYTES) as source:
-        yield source
-
-
-@contextlib.contextmanager
-def _delivering(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TextError(
-            f"{path} cannot be fetched ({error}); run again, what is finished is kept"
-        ) from error
-
-
-class _Delivery(io.RawIOBase):
-    """The bytes of a file. When they do not arrive, that is another error than when a decoder finds
-    no sense in them: Arrow has OSError for both."""
-
-    def __init__(self, raw: pa.NativeFile, path: str) -> None:
-        self._raw = raw
-        self._path = path
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with _delivering(self._path):
-            return int(self._raw.readinto(buffer))
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        return int(self._raw.seek(position, whence))
-
-    def tell(self) -> int:
-        return int(self._raw.tell())

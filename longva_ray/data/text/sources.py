@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet
 
+from longva_ray.data.text.delivery import open_source
 from longva_ray.data.text.documents import BadRecord, SourceDocument, document_of, shown
-from longva_ray.data.text.files import SourceFile, open_source
+from longva_ray.data.text.files import SourceFile
 from longva_ray.settings.data import TextDataConfig
 
 _CODECS = {".gz": "gzip", ".zst": "zstd"}

@@ -19,11 +19,11 @@ def test_a_folder_gives_its_files_as_places_of_the_same_kind(tmp_path: Path) -> 
         (tmp_path / name).write_text(name)
         memory.pipe(f"/clips/{name}", name.encode())
     for folder in (str(tmp_path), f"file://{tmp_path}", f"file://{tmp_path}/", "memory://clips"):
-        places = list_folder(folder)
-        assert places is not None
-        assert all(place.startswith(folder.rstrip("/")) for place in places)
+        listing = list_folder(folder)
+        assert listing is not None
+        assert all(place.startswith(folder.rstrip("/")) for place in listing.files)
         found = []
-        for place in places:
+        for place in listing.files:
             with local_file(place) as path:
                 found.append(path.read_text())
         assert found == ["100%.mp4", "two words.mp4"]

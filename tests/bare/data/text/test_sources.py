@@ -13,7 +13,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from longva_ray.data.text import files as text_files
+from longva_ray.data.text import delivery
 from longva_ray.data.text.documents import BadRecord, SourceDocument
 from longva_ray.data.text.files import TextError, find_files, source_fingerprint
 from longva_ray.data.text.sources import read_documents
@@ -271,7 +271,7 @@ def test_a_lost_connection_is_no_damage(
     (tmp_path / "a.txt").write_bytes(JSONL)
     (file,) = find_files([str(tmp_path / name)])
     store = Dropping(file.num_bytes // 2)
-    monkeypatch.setattr(text_files, "Folder", lambda place: SimpleNamespace(filesystem=store))
+    monkeypatch.setattr(delivery, "Folder", lambda place: SimpleNamespace(filesystem=store))
     with pytest.raises(TextError, match=r"cannot be fetched \(connection reset by peer\); run ag"):
         list(read_documents(file, CONFIG))
 
