@@ -140,7 +140,7 @@ class ShardStore:
 
     def records(self, video_id: str | None = None) -> list[VideoRecord]:
         """Records of every complete encoding, of one video or of all, in the order of their
-        folders; one that cannot be read is as good as none, and logged."""
+        folders; one that cannot be read is left out, and logged."""
         found = [self._read_record(name) for name in self._record_names(video_id or "")]
         return [record for record in found if record is not None]
 

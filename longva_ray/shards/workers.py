@@ -3,8 +3,8 @@ here.
 
 Each takes and returns batches of one row, a dictionary of columns, as Ray Data's `map_batches`
 hands them out. A row that carries an `error` passes through the later stages untouched, so a bad
-video ends up in the report and stops nobody else. Only a user's mistake (an unreadable video)
-becomes such a row; a bug is raised and stops the run.
+video ends up in the report and does not stop the others. Only a user's mistake (an unreadable
+video) becomes such a row; a bug is raised and stops the run.
 
 Shapes: F frames of one part, Y/X/C pixel axes, Q visual tokens of a frame, D width of the language
 model."""

@@ -13,8 +13,8 @@ ones, let N be all tokens, B the tokens to write (N by default), and f the up-sa
 A rate of 2.3 takes every document twice and three in ten a third time. Which ones: documents of one
 class are sorted by length and sampled systematically (every 1/0.3th, from a random start), so that
 the tokens taken differ from rate x tokens by less than the longest document of the class, for any
-seed. What the two classes then miss B_d by is made up by the fewest documents, the longest first,
-that are taken once more or once less; a domain ends within a short document of its B_d.
+seed. The difference to B_d is then made up by as few documents as possible, longest first, each
+taken once more or once less. Every domain ends within one short document of its B_d.
 
 What it does not do: change anything with f = 1 and B = N; every rate is then exactly 1.
 
