@@ -96,8 +96,8 @@ def write_list(draft: Draft, rng: random.Random, budget: int) -> None:
 
 
 def write_chat(draft: Draft, rng: random.Random, budget: int) -> None:
-    """Lists of more scenes than there are things show letters and digits among shapes, for of
-    random ones hardly a question would have one answer; so do half of the others.
+    """Lists of more scenes than there are things show letters and digits among shapes, because
+    a random list leaves hardly a question with one answer. So do half of the others.
 
     Half are as long as they can be with one to four questions: that is what a video is like. The
     others are of any length, evenly over its logarithm, since a short list is more often asked

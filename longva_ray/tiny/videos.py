@@ -4,8 +4,8 @@
     a seed -> needle images and `needles.json`, a list of {"image", "question", "answer"}
 
 A haystack shows shapes only, a needle a letter or a digit, so the question has one answer. The
-colour of each needle is drawn at random: who knows the language, or the haystack, guesses it one
-time in eight. Frames are drawn while the video is written; memory does not grow with its
+colour of each needle is drawn at random: a model that knows only the language, or the haystack, is
+right one time in eight. Frames are drawn while the video is written; memory does not grow with its
 length. Which scenes a video shows depends on nothing but its seed, and a longer video begins as a
 shorter one does.
 
