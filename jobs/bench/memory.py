@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2Config
 
-from longva_ray.planner.memory import ModelShape, Setup, activation_terms, peak
+from longva_ray.planner.activations import activation_terms
+from longva_ray.planner.memory import peak
+from longva_ray.planner.setup import ModelShape, Setup
 from longva_ray.settings.training import TrainConfig
 
 MIB = 2**20

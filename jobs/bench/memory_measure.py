@@ -1,4 +1,4 @@
-"""Measured peak memory of a training step: the check on `planner.memory`, which runs nothing.
+"""Measured peak memory of a training step: the check on `planner.activations`, which runs nothing.
 
     measured_activations(setup, config, tokens)   ->   bytes
 
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from longva_ray.lm.loss import linear_cross_entropy
 from longva_ray.lm.tiled_mlp import tile_mlps
-from longva_ray.planner.memory import Setup
+from longva_ray.planner.setup import Setup
 from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME, register, ring_inputs
 from longva_ray.ring.layout import ZigzagLayout

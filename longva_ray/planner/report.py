@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from longva_ray.planner.memory import GIB, Budget, ModelShape, Setup, longest, peak, terms
+from longva_ray.planner.memory import GIB, Budget, longest, peak, terms
+from longva_ray.planner.setup import ModelShape, Setup
 from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import ExtendConfig
 

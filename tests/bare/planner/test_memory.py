@@ -8,16 +8,9 @@ import torch
 from memory_measure import LiveBytes, measured_activations
 from transformers import LlamaConfig, Qwen2Config
 
-from longva_ray.planner.memory import (
-    GIB,
-    Budget,
-    ModelShape,
-    Setup,
-    activation_terms,
-    longest,
-    peak,
-    terms,
-)
+from longva_ray.planner.activations import activation_terms
+from longva_ray.planner.memory import GIB, Budget, longest, peak, terms
+from longva_ray.planner.setup import ModelShape, Setup
 from longva_ray.settings.training import TrainConfig
 
 SHAPE: dict[str, Any] = {

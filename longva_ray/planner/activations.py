@@ -1,0 +1,136 @@
+"""Memory that comes and goes within a step, for a number of tokens.
+
+Of four moments only the largest counts: the loss, and in the backward pass of a layer its MLP, its
+norms, its attention. The numbers of tensors alive at each moment are those of transformers' Qwen2
+and Llama layers with the attention of `ring` and the loss of `lm.loss`. They were read off measured
+steps, and tests compare them with such steps.
+
+Letters in formulas: L tokens on a GPU, D width, I intermediate width, A query width (heads x head
+dimension), K key width, N query heads, V words, b bytes of an activation, n layers, S tokens of a
+tile.
+"""
+
+import math
+
+from longva_ray.lm.tiled_loss import TILE_BYTES
+from longva_ray.lm.tiled_mlp import num_tiles
+from longva_ray.planner.setup import Setup
+from longva_ray.planner.term import Term
+
+
+def activation_terms(setup: Setup, tokens: int) -> list[Term]:
+    """The terms that come and go within a step: all but weights, gradients and optimizer."""
+    return [*_kept(setup, tokens), *_moments(setup, tokens)]
+
+
+def _kept(setup: Setup, tokens: int) -> list[Term]:
+    """What the forward pass leaves for the backward pass."""
+    m, b, train = setup.model, setup.itemsize, setup.train
+    if not train.checkpoint_activations:
+        saved = (8 + 4 * b) * m.width + 4 * b * m.intermediate
+        saved += 2 * b * (m.query_width + m.key_width) + 4 * m.heads
+        formula = "L (8 D + 4 b D + 4 b I + 2 b (A + K) + 4 N) a layer"
+        layer = tokens * saved
+        return [
+            Term(name="activations of layers", formula=formula, gpu=(m.layers - 1) * layer),
+            # The other moments have their own count of the layer that they work on.
+            Term(name="activations of one layer", formula=formula, moment="loss", gpu=layer),
+        ]
+    away = train.offload_activations
+    # What was moved away comes back for one layer at a time.
+    here, there = (1, m.layers) if away else (m.layers, 0)
+    layer_input = tokens * m.width * b
+    ring_out, ring_lse = tokens * m.query_width * b, 4 * tokens * m.heads
+    ring_output = ring_out + ring_lse
+    kept_here, kept_there = (here, there) if setup.keep_ring else (1, 0)
+    return [
+        Term(
+            name="checkpointed layer inputs",
+            formula="n L D b",
+            gpu=here * layer_input,
+            host=there * _pinned(layer_input),
+        ),
+        Term(
+            name="kept ring outputs",
+            formula="n L (A b + 4 N)",
+            gpu=kept_here * ring_output,
+            host=kept_there * (_pinned(ring_out) + _pinned(ring_lse)),
+        ),
+    ]
+
+
+def _pinned(num_bytes: float) -> int:
+    """What a tensor takes in pinned host memory: torch rounds it up to a power of two."""
+    return 1 << max(0, math.ceil(num_bytes) - 1).bit_length()
+
+
+def _moments(setup: Setup, tokens: int) -> list[Term]:
+    """The working sets of which only the largest counts."""
+    m, b = setup.model, setup.itemsize
+    d, a, k = (tokens * width for width in (m.width, m.query_width, m.key_width))
+    tiles = 1
+    if setup.train.tile_mlps:
+        tiles = num_tiles(tokens, tile_tokens=setup.tile_tokens, min_tokens=setup.tile_from)
+    tile = -(-tokens // tiles)
+    # Autograd adds up the tiles' shares of the weights' gradients before it passes them on.
+    shares = 3 * m.width * m.intermediate * b if tiles > 1 else 0
+    saved = b * (a + 2 * k)
+    return [
+        Term(
+            name="MLP of a layer",
+            formula="6 S I b; 5 L D b + 12 L D; L (A + 2 K) b; 3 D I b in tiles",
+            moment="mlp",
+            gpu=6 * tile * m.intermediate * b + (5 * b + 12) * d + saved + shares,
+        ),
+        Term(
+            name="norms of a layer",
+            formula="L D b + 36 L D; L (A + 2 K) b",
+            moment="norms",
+            gpu=(b + 36) * d + saved,
+        ),
+        Term(
+            name="attention of a layer",
+            formula="2 L D b + 12 L D; L A (3 b + 4) + 4 L N; 4 L K b; keys on the way",
+            moment="attention",
+            gpu=(2 * b + 12) * d
+            + (3 * b + 4) * a
+            + 4 * m.heads * tokens
+            + 4 * b * k
+            + _keys_on_the_way(setup, k),
+        ),
+        _loss(setup, tokens),
+    ]
+
+
+def _keys_on_the_way(setup: Setup, k: int) -> float:
+    """Ring: dk and dv in float32, twice, and beyond one rank keys and values twice in b.
+
+    All-gather: keys and values of the ring in b, their gradients in float32, both twice (computed;
+    on one rank, and with the CPU kernel, it allocates other things).
+    """
+    b, ring = setup.itemsize, setup.ring_size
+    if setup.train.ring_schedule == "all_gather" and ring > 1:
+        return 2 * 2 * ring * k * (b + 4)
+    return 16 * k + (4 * b * k if ring > 1 else 0)
+
+
+def _loss(setup: Setup, tokens: int) -> Term:
+    m, b = setup.model, setup.itemsize
+    final = (4 + 4 * b) * tokens * m.width
+    if not setup.tiled_loss:
+        scores = (12 + b) * tokens * m.words
+        return Term(
+            name="loss, all scores",
+            formula="(12 + b) L V; (4 + 4 b) L D",
+            moment="loss",
+            gpu=scores + final,
+        )
+    tile = min(tokens, max(1, TILE_BYTES // (4 * m.words)))
+    low = b if b < 4 else 0  # copies that only low precision needs
+    fixed = (4 + low) * m.words * (m.width + tile)
+    return Term(
+        name="loss, in tiles",
+        formula="(4 + b) V (D + S); (4 + 4 b) L D",
+        moment="loss",
+        gpu=fixed + final,
+    )
