@@ -29,7 +29,7 @@ from longva_ray.lm.gguf import prepare_base
 from longva_ray.options import parse
 from longva_ray.settings.data import TextDataConfig
 from longva_ray.settings.training import ExtendConfig
-from longva_ray.tiny.curriculum import write_base
+from longva_ray.tiny.base_model import write_base
 from longva_ray.train.run.launch import train
 from longva_ray.train.stages.text import TextStage
 

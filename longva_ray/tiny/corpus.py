@@ -21,13 +21,12 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from longva_ray.tiny.corpus_plan import CorpusPlan
 from longva_ray.tiny.draft import Draft, Span
 from longva_ray.tiny.essays import write_essay, write_numbers
 from longva_ray.tiny.recitals import write_figures, write_recital
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 from longva_ray.tiny.told_scenes import write_chat, write_list
-
-SHORTEST = 48
 
 _WRITERS: dict[str, Callable[[Draft, random.Random, int], None]] = {
     "recitals": write_recital,
@@ -37,31 +36,6 @@ _WRITERS: dict[str, Callable[[Draft, random.Random, int], None]] = {
     "essays": write_essay,
     "chats": write_chat,
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CorpusPlan:
-    """How much text, in documents of which lengths and domains."""
-
-    num_tokens: int
-    """About how many tokens in all documents together."""
-    shortest: int
-    longest: int
-    """Tokens of a document: spread evenly over the logarithm between the two."""
-    shares: tuple[tuple[str, float], ...]
-    """Domains and their shares of the documents."""
-
-    def __post_init__(self) -> None:
-        if not SHORTEST <= self.shortest <= self.longest:
-            raise ValueError(
-                f"want {SHORTEST} <= shortest <= longest tokens, got {self.shortest} and "
-                f"{self.longest}"
-            )
-        unknown = [name for name, _ in self.shares if name not in _WRITERS]
-        if unknown or not math.isclose(sum(share for _, share in self.shares), 1.0):
-            raise ValueError(
-                f"want shares of {', '.join(_WRITERS)} that add up to 1, got {dict(self.shares)}"
-            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

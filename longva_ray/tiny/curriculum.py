@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from longva_ray.settings.data import TextDataConfig
 from longva_ray.settings.needles import NiahConfig
 from longva_ray.settings.training import ExtendConfig
-from longva_ray.tiny.corpus import CorpusPlan
-from longva_ray.tiny.tokenizer import CITIES, TINY_VOCABULARY_SIZE, tiny_tokenizer
+from longva_ray.tiny.corpus_plan import CorpusPlan
+from longva_ray.tiny.words import CITIES
 
 PRETRAINED_TOKENS = 160
 
@@ -182,29 +181,3 @@ def niah_config(essays: str | None = None) -> NiahConfig:
         prefill_chunk=160,
         perplexity_windows=0,
     )
-
-
-def write_base(folder: Path) -> None:
-    """The architecture and the tokenizer that pretraining starts from, as a checkpoint folder."""
-    from transformers import LlamaConfig
-
-    tokenizer = tiny_tokenizer()
-    # Qwen2's architecture but for one more bias. Under the name "qwen2" transformers would read any
-    # tokenizer as Qwen2's own, which takes this one's words apart.
-    config = LlamaConfig(
-        vocab_size=TINY_VOCABULARY_SIZE,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        attention_bias=True,
-        max_position_embeddings=PRETRAINED_TOKENS,
-        tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": PRETRAINED_BASE},
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        architectures=["LlamaForCausalLM"],
-    )
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

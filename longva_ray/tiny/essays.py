@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 from longva_ray.tiny.draft import Draft
-from longva_ray.tiny.tokenizer import CITIES, DEEDS, MANNERS, PEOPLE, PLACES, PREPOSITIONS
+from longva_ray.tiny.words import CITIES, DEEDS, MANNERS, PEOPLE, PLACES, PREPOSITIONS
 
 _NUMBER_DIGITS = 7
 

@@ -11,7 +11,27 @@ from __future__ import annotations
 import dataclasses
 
 from longva_ray.settings.needles import VniahConfig
-from longva_ray.tiny.images import ImageSet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """How many images, and of which kind."""
+
+    count: int
+    grids: tuple[int, ...]
+    """Numbers of cells that an image may have, each equally likely."""
+    cell: int = 56
+    """Side of a cell in pixels: the grid size of the model."""
+    in_words: float = 0.0
+    """Conversations without an image, for one with: the scenes are told in words. LLaVA's data has
+    such too; here they keep the language model from forgetting what it was extended on."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"{self.count} images; wanted at least 1")
+        if not self.grids or min(self.grids) < 1:
+            raise ValueError(f"want numbers of cells of at least 1, got {self.grids}")
+
 
 LONGEST_IMAGE = 24
 

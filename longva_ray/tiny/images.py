@@ -14,7 +14,6 @@ Shapes: G cells (grids), Y rows, X columns, C colour channels.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -30,6 +29,7 @@ from longva_ray.lm.prompt import IMAGE_PLACEHOLDER
 from longva_ray.progress import Progress
 from longva_ray.tiny.curriculum import PRETRAINED_TOKENS
 from longva_ray.tiny.drawing import Frame, draw_small
+from longva_ray.tiny.image_sets import ImageSet
 from longva_ray.tiny.told_scenes import most_exchanges
 from longva_ray.tiny.world import (
     Exchange,
@@ -49,26 +49,6 @@ JPEG_QUALITY = 92
 
 MOST_EXCHANGES = 3
 """Questions about an image."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSet:
-    """How many images, and of which kind."""
-
-    count: int
-    grids: tuple[int, ...]
-    """Numbers of cells that an image may have, each equally likely."""
-    cell: int = 56
-    """Side of a cell in pixels: the grid size of the model."""
-    in_words: float = 0.0
-    """Conversations without an image, for one with: the scenes are told in words. LLaVA's data has
-    such too; here they keep the language model from forgetting what it was extended on."""
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"{self.count} images; wanted at least 1")
-        if not self.grids or min(self.grids) < 1:
-            raise ValueError(f"want numbers of cells of at least 1, got {self.grids}")
 
 
 def write_captions(images: ImageSet, *, seed: int, folder: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 from longva_ray.tiny.draft import Draft
-from longva_ray.tiny.tokenizer import CITIES, ESSAY_WORDS, PAIRS, SCENE_WORDS
+from longva_ray.tiny.words import CITIES, ESSAY_WORDS, PAIRS, SCENE_WORDS
 
 _WORDS = tuple(f" {word}" for word in (*SCENE_WORDS, *ESSAY_WORDS, *CITIES))
 

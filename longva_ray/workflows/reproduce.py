@@ -31,13 +31,13 @@ from longva_ray.files.folder import write_once
 from longva_ray.lm.join import assemble_longva
 from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import TrainConfig
+from longva_ray.tiny.base_model import write_base
 from longva_ray.tiny.corpus import write_corpus
 from longva_ray.tiny.curriculum import (
     EXTENDED_TOKENS,
     LESSONS,
     PRETRAINED_TOKENS,
     niah_config,
-    write_base,
 )
 from longva_ray.tiny.essays import write_essays
 from longva_ray.tiny.image_sets import (

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from longva_ray import cli
 from longva_ray.lm.load import load_longva
 from longva_ray.shards.store import ShardStore
-from longva_ray.tiny.curriculum import write_base
+from longva_ray.tiny.base_model import write_base
 from longva_ray.tiny.tower import NamingTower, save_tower, tower_config
 
 

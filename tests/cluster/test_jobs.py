@@ -6,7 +6,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from repository import REPOSITORY
+from repository import JOBS, REPOSITORY
 
 from longva_ray.shards.store import ShardStore
 
@@ -35,6 +35,26 @@ def submit(dashboard: str, *entrypoint: str) -> subprocess.CompletedProcess[str]
     done = ray_job(dashboard, *command)
     done.stdout = ray_job(dashboard, "logs", name).stdout
     return done
+
+
+def test_help_of_every_job_loads_nothing_heavy() -> None:
+    code = """
+import runpy, sys
+for job in sys.argv[1:]:
+    sys.argv = [job, "--help"]
+    try:
+        runpy.run_path(job, run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, job
+    heavy = {"torch", "ray", "transformers"} & set(sys.modules)
+    assert not heavy, f"{job} loads {heavy}"
+"""
+    jobs = sorted(map(str, JOBS.glob("*.py")))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *jobs], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == len(jobs)
 
 
 def test_encode_by_job_submit(

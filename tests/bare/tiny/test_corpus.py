@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from longva_ray.tiny.corpus import CorpusPlan, LabelledText, documents, write_corpus
-from longva_ray.tiny.curriculum import write_base
+from longva_ray.tiny.base_model import write_base
+from longva_ray.tiny.corpus import LabelledText, documents, write_corpus
+from longva_ray.tiny.corpus_plan import DOMAINS, CorpusPlan
 from longva_ray.tiny.essays import write_essays
 from longva_ray.tiny.tokenizer import tiny_tokenizer
-
-DOMAINS = ("recitals", "figures", "lists", "numbers", "essays", "chats")
-
 
 CORPUS = CorpusPlan(
     num_tokens=60_000, shortest=64, longest=256, shares=tuple((name, 1 / 6) for name in DOMAINS)

@@ -17,10 +17,9 @@ from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.lm.load import load_longva_config
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.tiny.curriculum import EXTENDED_TOKENS, PRETRAINED_TOKENS
-from longva_ray.tiny.image_sets import CAPTIONS, CONVERSATIONS
+from longva_ray.tiny.image_sets import CAPTIONS, CONVERSATIONS, ImageSet
 from longva_ray.tiny.images import (
     SAMPLES_FILE,
-    ImageSet,
     draw_table,
     write_captions,
     write_conversations,

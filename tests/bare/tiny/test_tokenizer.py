@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from longva_ray.lm.prompt import build_prompt
-from longva_ray.tiny.tokenizer import CITIES, TINY_VOCABULARY_SIZE, tiny_tokenizer, vocabulary
+from longva_ray.tiny.tokenizer import TINY_VOCABULARY_SIZE, tiny_tokenizer
+from longva_ray.tiny.words import CITIES, vocabulary
 from longva_ray.tiny.world import COLOURS, THINGS, TOKENS_A_SCENE, Scene, describe
 
 TOKENIZER = tiny_tokenizer()
