@@ -5,10 +5,9 @@ scores ever exists and the backward pass has nothing left to compute. Tokens wit
 scored.
 
 Trade-off: gradients are computed in the forward pass and kept until the backward pass, that of the
-weight in float32. torch's own chunked `linear_cross_entropy` is not used. It
-needs torch 2.13, and on a CPU it takes 1.5 to 3 times as long (2048 tokens, D 256, V 8192, and 1024
-tokens, D 512, V 32768; float32), or 6 times where a quarter of the tokens is labelled.
-
+weight in float32. torch's own chunked `linear_cross_entropy` is not used: it needs torch 2.13, and
+on a CPU it takes 1.5 to 3 times as long (2048 tokens, D 256, V 8192, and 1024 tokens, D 512, V
+32768; float32), or 6 times where a quarter of the tokens is labelled.
 Shapes: L tokens on this rank, D width, V words, S tokens of one tile.
 
 Source: https://arxiv.org/abs/2410.10989 (section 3, fused linear cross-entropy), written anew.

@@ -1,9 +1,8 @@
 """Numbers of a fixed tiny run of each stage: a change of arithmetic moves them.
 
 Three steps in float32 on a CPU, in one process of plain torch. The numbers were computed before the
-package got its present folders. Kernels of other CPUs sum in another order, which moves the losses
-by less than 1e-6 of their value (AVX2 and plain code against AVX512), and the logits of the trained
-model, which AdamW's first steps carry it to, by less than 1e-4.
+package got its present folders. Kernels for other CPUs sum in another order: without vector
+instructions the losses move by less than 1e-6 of their value and the logits by less than 1e-4.
 """
 
 from pathlib import Path
