@@ -1,28 +1,55 @@
-"""What a newcomer types, in processes and clusters of their own."""
+"""What a newcomer types, each command in a process of its own.
+
+The commands join the session's cluster, as they join one that `ray start` has started. One starts
+its own, as on a machine without a cluster.
+"""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
+import ray
 from PIL import Image
+from ray import serve
 
 LONGVA = str(Path(sys.executable).parent / "longva")
 
 
-def longva(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def joined(ray_cluster: str) -> Iterator[dict[str, str]]:
+    """Environment of a process that joins the session's cluster. What Ray Serve runs there
+    afterwards is taken down, so that the next server may listen at another port."""
+    yield os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    serve.shutdown()
+
+
+def longva(
+    *arguments: str, folder: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [LONGVA, *arguments], capture_output=True, text=True, timeout=300, check=False, cwd=folder
+        [LONGVA, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=folder,
+        env=env,
     )
 
 
-def test_demo_finds_what_it_hid(tmp_path: Path) -> None:
-    done = longva("demo", "--seed", "7", folder=tmp_path)
+def test_demo_finds_what_it_hid(joined: dict[str, str], tmp_path: Path) -> None:
+    done = longva("demo", "--seed", "7", folder=tmp_path, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stdout + done.stderr
+    assert " 0 frames" not in done.stderr
     folder = tmp_path / "outputs" / "demo"
     answers = json.loads((folder / "answers.json").read_text())
     assert len(answers) == 5
@@ -33,15 +60,15 @@ def test_demo_finds_what_it_hid(tmp_path: Path) -> None:
             assert len(set(sheet.convert("RGB").getdata())) > 100
 
 
-def test_ask_about_a_real_clip(tmp_path: Path, real_clip: Path) -> None:
+def test_ask_about_a_real_clip(joined: dict[str, str], tmp_path: Path, real_clip: Path) -> None:
     question = ["What do you see?", "--max-new-tokens", "5"]
-    done = longva("ask", str(real_clip), *question, folder=tmp_path)
+    done = longva("ask", str(real_clip), *question, folder=tmp_path, env=joined)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert list((tmp_path / "outputs" / "shards").rglob("video.json"))
 
 
-def test_ask_about_no_video(tmp_path: Path) -> None:
+def test_ask_about_no_video_in_a_cluster_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("these are notes")
     done = longva("ask", "notes.mp4", "What do you see?", folder=tmp_path)
     assert done.returncode == 1
@@ -49,11 +76,11 @@ def test_ask_about_no_video(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_serve_until_stopped(tmp_path: Path) -> None:
+def test_serve_until_stopped(joined: dict[str, str], tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    server = subprocess.Popen([LONGVA, "serve", "--serve.port", port], cwd=tmp_path)
+    server = subprocess.Popen([LONGVA, "serve", "--serve.port", port], cwd=tmp_path, env=joined)
     try:
         while server.poll() is None:
             time.sleep(0.5)
