@@ -28,7 +28,7 @@ PROGRESS = "progress.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class RunState:
     """How far a run is and which run it is."""
 
     step: int
@@ -39,7 +39,7 @@ class Progress:
     """All of them as JSON knows them; those outside `identity` may change."""
 
     @classmethod
-    def parse(cls, text: str | bytes) -> "Progress":
+    def parse(cls, text: str | bytes) -> "RunState":
         """Raises ValueError for what another version of this package wrote."""
         try:
             return cls(**json.loads(text))
@@ -61,7 +61,7 @@ def save(
         states["cuda"] = torch.cuda.get_rng_state()
     torch.save(states, folder / f"random_{rank}.pt")
     if rank == 0:
-        progress = Progress(
+        progress = RunState(
             step=step,
             num_workers=config.num_workers,
             zero_stage=config.zero_stage,
@@ -75,11 +75,11 @@ def save(
 
 
 def restore(engine: Engine, folder: Path, identity: dict[str, Any], config: TrainConfig) -> int:
-    """Bring engine and random numbers to the state of a checkpoint; the steps that were done.
+    """Bring engine and random numbers to the state of a checkpoint; returns its number of steps.
 
     Raises ValueError when the checkpoint belongs to another run.
     """
-    progress = Progress.parse((folder / PROGRESS).read_text())
+    progress = RunState.parse((folder / PROGRESS).read_text())
     check_same_run(progress, identity, config)
     engine.load(folder)
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -90,7 +90,7 @@ def restore(engine: Engine, folder: Path, identity: dict[str, Any], config: Trai
     return progress.step
 
 
-def newest_complete(filesystem: pyarrow.fs.FileSystem, run: str) -> tuple[str, Progress] | None:
+def newest_complete(filesystem: pyarrow.fs.FileSystem, run: str) -> tuple[str, RunState] | None:
     """The last checkpoint in a run's folder that holds the whole share of every rank; uploads that
     were cut off are passed over."""
     inside = filesystem.get_file_info(pyarrow.fs.FileSelector(run, allow_not_found=True))
@@ -100,12 +100,12 @@ def newest_complete(filesystem: pyarrow.fs.FileSystem, run: str) -> tuple[str, P
     return None
 
 
-def _complete(filesystem: pyarrow.fs.FileSystem, folder: str) -> Progress | None:
-    """Progress of a checkpoint of which nothing is missing."""
+def _complete(filesystem: pyarrow.fs.FileSystem, folder: str) -> RunState | None:
+    """State of a complete checkpoint; None if anything is missing."""
     inside = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
     sizes = {info.path.removeprefix(f"{folder}/"): info.size for info in inside}
     try:
-        progress = Progress.parse(_read(filesystem, f"{folder}/{PROGRESS}"))
+        progress = RunState.parse(_read(filesystem, f"{folder}/{PROGRESS}"))
         for rank in range(progress.num_workers):
             share = json.loads(_read(filesystem, f"{folder}/{_share_name(rank)}"))
             if any(sizes.get(name) != size for name, size in share.items()):
@@ -125,7 +125,7 @@ def _share_name(rank: int) -> str:
     return f"share_{rank}.json"
 
 
-def changed_settings(progress: Progress, config: TrainConfig) -> list[str]:
+def changed_settings(progress: RunState, config: TrainConfig) -> list[str]:
     """Settings that a continued run has changed, in words."""
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     return [
@@ -135,7 +135,7 @@ def changed_settings(progress: Progress, config: TrainConfig) -> list[str]:
     ]
 
 
-def check_same_run(progress: Progress, identity: dict[str, Any], config: TrainConfig) -> None:
+def check_same_run(progress: RunState, identity: dict[str, Any], config: TrainConfig) -> None:
     """Raise ValueError, naming what differs, unless a checkpoint belongs to this run."""
     then = {
         "num_workers": progress.num_workers,

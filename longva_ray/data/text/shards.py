@@ -75,7 +75,7 @@ class TokenSequence:
 
     @property
     def is_label_T(self) -> npt.NDArray[np.bool_]:
-        """Where the token is trained on: neither read only nor padding."""
+        """True where a token is trained on: it is neither read-only nor padding."""
         is_label_T = self.marked_ids_T >= 0
         is_label_T[len(is_label_T) - self.num_padding :] = False
         return is_label_T

@@ -1,4 +1,4 @@
-"""Figures: opened again, and their colours and lines looked at."""
+"""Figures are read back; their colours and lines are checked."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The loop in one process: where a run ends that cannot go on, and how one goes on that can."""
+"""The loop in one process: a run that cannot continue ends; a run that can, continues exactly."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a replica does beside answering."""
+"""What a replica does besides answering."""
 
 import asyncio
 import dataclasses

@@ -34,7 +34,7 @@ def run_job(name: str, *arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def folder(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, samples of which one has no image, shards of them, and what the job said."""
+    """A model, samples (one without an image), their shards, and the job's output."""
     folder = tmp_path_factory.mktemp("jobs")
     write_base(folder / "base", projector="align")
     samples = write_samples(folder / "data")

@@ -43,7 +43,7 @@ def stage(tmp_path: Path) -> TextStage:
 
 
 def write_checkpoint(stage: TextStage, config: ExtendConfig, runs: Path, step: int) -> Path:
-    """A checkpoint of two workers; the share of the second one is a file of its own."""
+    """A checkpoint of two workers; the second worker's share is a separate file."""
     module = torch.nn.Linear(2, 2)
     groups = [{"params": list(module.parameters()), "lr_factor": 1.0}]
     engine = TorchEngine(module, groups, config, torch.device("cpu"))
