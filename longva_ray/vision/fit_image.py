@@ -7,10 +7,14 @@ and the scaling is bicubic as there, so that an image is shown as a frame of a v
 what stays on the canvas is scaled: cropping a 1x4000 image to a square would otherwise scale it to
 a thousand times the canvas first.
 
+Images of the original checkpoints are the exception: `released_letterbox` is their letterbox.
+
 Shape suffixes: G grids, Y and X pixel rows and columns, C channels.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,4 +50,22 @@ def fit_image(rgb: Image.Image, width: int, height: int, fitting: Fitting) -> ND
     scaled = rgb.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=visible)
     canvas_YXC = np.zeros((height, width, 3), dtype=np.uint8)
     canvas_YXC[top:bottom, left:right] = np.asarray(scaled)
+    return canvas_YXC
+
+
+def released_letterbox(rgb: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    """The letterbox of the released code, pixel for pixel: its free side is rounded up.
+
+    In floating point, as there: for a few sizes h * (W / w) is above h * W / w, and a whole number
+    is rounded up to the next.
+    """
+    scale_x, scale_y = width / rgb.width, height / rgb.height
+    if scale_x < scale_y:
+        scaled_width, scaled_height = width, min(math.ceil(rgb.height * scale_x), height)
+    else:
+        scaled_width, scaled_height = min(math.ceil(rgb.width * scale_y), width), height
+    scaled = rgb.resize((scaled_width, scaled_height), Image.Resampling.BICUBIC)
+    left, top = (width - scaled_width) // 2, (height - scaled_height) // 2
+    canvas_YXC = np.zeros((height, width, 3), dtype=np.uint8)
+    canvas_YXC[top : top + scaled_height, left : left + scaled_width] = np.asarray(scaled)
     return canvas_YXC

@@ -11,10 +11,10 @@ Two rules choose the number of grids, because the paper and the released code di
     "paper"     1x1    1x1      1x1      5x3        the whole grids in the image, at most 49
     "released"  1x2    1x2      2x2      6x4        the best of all canvases of 2 to 49 grids
 
-Neither rule says how an image is put on a canvas of another shape: that is the project's one
-fitting (`fit_image`), the same for images, needles, haystacks and chat frames. The released code
-letterboxes images, as `fitting="letterbox"` does; it rounds the free side up where ours rounds to
-the nearest pixel, so the two may differ by one row or column of black.
+How an image is put on a canvas of another shape is the project's one fitting (`fit_image`), the
+same for images, needles, haystacks and chat frames. The exception is a letterbox under "released":
+the original checkpoints saw images whose free side was rounded up, where ours is rounded to the
+nearest pixel. One row more or less moves nine pixels in ten, so `released_letterbox` repeats it.
 
 Shape suffixes: G grids, Y and X pixel rows and columns, C channels.
 """
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longva_ray.video.fitting import Fitting
-from longva_ray.vision.fit_image import fit_image, upright_rgb
+from longva_ray.vision.fit_image import fit_image, released_letterbox, upright_rgb
 
 GridRule = Literal["paper", "released"]
 
@@ -84,7 +84,11 @@ def split_image(
     """
     rgb = upright_rgb(image)
     columns, rows = grid_shape(*rgb.size, rule=rule, grid_size=grid_size, max_grids=max_grids)
-    canvas_YXC = fit_image(rgb, columns * grid_size, rows * grid_size, fitting)
+    canvas_width, canvas_height = columns * grid_size, rows * grid_size
+    if rule == "released" and fitting == "letterbox":
+        canvas_YXC = released_letterbox(rgb, canvas_width, canvas_height)
+    else:
+        canvas_YXC = fit_image(rgb, canvas_width, canvas_height, fitting)
     tiles = canvas_YXC.reshape(rows, grid_size, columns, grid_size, 3).swapaxes(1, 2)
     return np.ascontiguousarray(tiles).reshape(rows * columns, grid_size, grid_size, 3)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from longva_ray.video.fitting import Fitting, place
+from longva_ray.video.fitting import Fitting
 from longva_ray.vision.unires import GridRule, grid_shape, split_image
 
 FITTINGS: tuple[Fitting, ...] = get_args(Fitting)
@@ -144,24 +144,6 @@ def test_extreme_sizes(size: tuple[int, int], fitting: Fitting) -> None:
     grids_GYXC = split_image(Image.new("RGB", size, (9, 9, 9)), rule="paper", fitting=fitting)
     assert len(grids_GYXC) == math.prod(grid_shape(*size, rule="paper"))
     assert grids_GYXC.max() == 9
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-@settings(max_examples=200)
-def test_letterbox_is_the_released_one(width: int, height: int) -> None:
-    """The released code scales to the canvas, rounds the free side up and centres the image.
-
-    `place` rounds the free side to the nearest pixel instead: at most one pixel less.
-    """
-    columns, rows = grid_shape(width, height, rule="released")
-    canvas_width, canvas_height = columns * 336, rows * 336
-    placed = place(width, height, canvas_width, canvas_height, "letterbox")
-    if canvas_width / width < canvas_height / height:
-        wanted = canvas_width, min(math.ceil(height * canvas_width / width), canvas_height)
-    else:
-        wanted = min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
-    assert 0 <= wanted[0] - placed.scaled_width <= 1
-    assert 0 <= wanted[1] - placed.scaled_height <= 1
 
 
 def test_exif_orientation_is_honoured() -> None:
