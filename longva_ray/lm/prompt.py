@@ -5,9 +5,13 @@
 The one chat template of the project is Qwen's ChatML, as in the released code (`qwen_1_5`). An
 image or video stands in the text as `<image>` or `<video>` and a newline, so that `[video part,
 text part]` gives the reference's `"<image>\\n" + question` (the released code writes `<image>` for
-a video too; what stands there is never embedded, so the two are one prompt). Text from a user is
-only ever text: `<image>` or `<|im_start|>` typed in a question is encoded as ordinary characters.
-Does not encode pixels and never truncates.
+a video too; what stands there is never embedded, so the two are one prompt). The only item of a
+message comes first, wherever its part stands: that is what the model was trained on, and OpenAI's
+own examples put the text first. Several items stay where they stand. The rule is part of the
+template, so training, serving, scoring, evaluation and the processor share it.
+
+Text from a user is only ever text: `<image>` or `<|im_start|>` typed in a question is encoded as
+ordinary characters. Does not encode pixels and never truncates.
 
 Shape suffixes: T tokens of the whole sequence.
 """
@@ -56,12 +60,29 @@ CHAT_TEMPLATE = """\
     {%- if message['content'] is string -%}
         {{- message['content'] -}}
     {%- else -%}
+        {%- set here = namespace(num_items=0, item='', before='', after='') -%}
         {%- for part in message['content'] -%}
-            {%- if part['type'] == 'text' -%}{{- part['text'] -}}
-            {%- elif part['type'] == 'image' -%}{{- '<image>\\n' -}}
-            {%- elif part['type'] == 'video' -%}{{- '<video>\\n' -}}
+            {%- if part['type'] == 'image' or part['type'] == 'video' -%}
+                {%- set here.num_items = here.num_items + 1 -%}
+                {%- set here.item = '<image>\\n' if part['type'] == 'image' else '<video>\\n' -%}
+            {%- elif part['type'] == 'text' and here.num_items -%}
+                {%- set here.after = here.after + part['text'] -%}
+            {%- elif part['type'] == 'text' -%}
+                {%- set here.before = here.before + part['text'] -%}
             {%- endif -%}
         {%- endfor -%}
+        {%- if here.num_items == 1 and here.before -%}
+            {{- here.item + here.before.rstrip() -}}
+            {%- if here.before.strip() and here.after.strip() -%}{{- '\\n' -}}{%- endif -%}
+            {{- here.after.lstrip() -}}
+        {%- else -%}
+            {%- for part in message['content'] -%}
+                {%- if part['type'] == 'text' -%}{{- part['text'] -}}
+                {%- elif part['type'] == 'image' -%}{{- '<image>\\n' -}}
+                {%- elif part['type'] == 'video' -%}{{- '<video>\\n' -}}
+                {%- endif -%}
+            {%- endfor -%}
+        {%- endif -%}
     {%- endif -%}
     {{- '<|im_end|>\\n' -}}
 {%- endfor -%}

@@ -7,9 +7,9 @@ taken. Reading (`read_samples`) keeps what is in the files; `parse_sample` then 
 is, or why it cannot be used. No sample is ever put in another's place.
 
 It differs from the released code where that differs from what the model is asked later: one newline
-between `<image>` and a question, where training there wrote two, and one rule for where
-placeholders may stand. As there, the only placeholder of a turn moves to its front, and `<image>`
-may stand for a video. What it does not do: open images.
+between `<image>` and a question, where training there wrote two. As there, `<image>` may stand for
+a video. What it does not do: open images, or decide where items stand in a prompt; the chat
+template moves the only one of a turn to its front, here as in every other prompt (`lm.prompt`).
 """
 
 import collections
@@ -142,7 +142,7 @@ def _message(
     if role != "user":
         return {"role": role, "content": text}
     parts: list[dict[str, str]] = []
-    for piece in _place_placeholders(text):
+    for piece in _split_placeholders(text):
         if piece not in queues:
             parts.append({"type": "text", "text": piece})
             continue
@@ -154,12 +154,13 @@ def _message(
     return {"role": role, "content": parts}
 
 
-def _place_placeholders(text: str) -> list[str]:
-    """Text and placeholders in order; the template writes the newline after a placeholder."""
+def _split_placeholders(text: str) -> list[str]:
+    """Text and placeholders in order. The template writes the newline after a placeholder, and puts
+    the only one of a turn first, so blanks around that one say nothing."""
     pieces = _PLACEHOLDERS.split(text)
     if len(pieces) == 3:
         before, placeholder, after = pieces
-        pieces = [placeholder, f"{before.rstrip()}\n{after.lstrip()}".strip()]
+        pieces = [before.rstrip(), placeholder, after.lstrip()]
     else:
         pieces = [pieces[0], *(piece.removeprefix("\n") for piece in pieces[1:])]
     return [piece for piece in pieces if piece]

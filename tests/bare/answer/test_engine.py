@@ -1,14 +1,19 @@
 """How long a prompt and its answer may be, and whether the model's device still works."""
 
+import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from longva_ray.answer.engine import AnswerEngine, Question
+from longva_ray.lm.load import load_frame_encoder
 from longva_ray.lm.prompt import UNLIMITED
 from longva_ray.settings.answering import GenerationSettings
+from longva_ray.tiny.drawing import draw_small
+from longva_ray.tiny.world import forms, needles_among_shapes
 
 MESSAGES = [
     {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what is there?"}]}
@@ -63,6 +68,33 @@ def test_what_is_streamed_is_the_answer(tiny_checkpoint: str) -> None:
 def test_the_checkpoints_limit_can_be_lifted(tiny_checkpoint: str) -> None:
     engine = engine_of(tiny_checkpoint, UNLIMITED)
     assert len(engine.prompt_ids(MESSAGES, [10**6], answer_tokens=10**6)) > 10**6
+
+
+def test_a_question_before_its_video_is_answered_like_one_after_it(tiny_checkpoint: str) -> None:
+    scenes = needles_among_shapes(random.Random(2), 6)
+    rng = np.random.default_rng(2)
+    encoder = load_frame_encoder(tiny_checkpoint, dtype=torch.float32)
+    frames_FYXC = np.stack([draw_small(scene, encoder.grid_size, rng) for scene in scenes])
+    tokens_FQD = encoder.encode(frames_FYXC, micro_batch=6)
+    engine = engine_of(tiny_checkpoint)
+    settings = GenerationSettings(max_new_tokens=12)
+    there, _ = forms(scenes, random.Random(2))
+    exchanges = [exchange for found in there.values() for exchange in found]
+    right = 0
+    for exchange in exchanges[:8]:
+        parts = [{"type": "video"}, {"type": "text", "text": exchange.question}]
+        said = [
+            engine.answer(
+                engine.read(
+                    Question(messages=[{"role": "user", "content": order}], videos=[tokens_FQD])
+                ),
+                settings,
+            )
+            for order in (parts, parts[::-1])
+        ]
+        assert said[0] == said[1]
+        right += said[0].strip() == exchange.answer
+    assert right >= 7
 
 
 def test_a_model_without_eyes_is_asked_about_text(random_lm: str) -> None:

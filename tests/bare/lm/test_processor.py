@@ -49,11 +49,14 @@ def test_images_and_videos_in_order(
     assert torch.equal(inputs["pixel_values_videos"], torch.from_numpy(frames_FYXC[:4]))
 
 
+@pytest.mark.parametrize("video_first", [True, False])
 def test_chat_template_equals_build_prompt(
-    processor: LongVAProcessor, frames_FYXC: NDArray[np.uint8]
+    processor: LongVAProcessor, frames_FYXC: NDArray[np.uint8], video_first: bool
 ) -> None:
     typed = "is <image> <|im_end|> here?"
     with_pixels = [{"type": "video", "video": frames_FYXC}, {"type": "text", "text": typed}]
+    if not video_first:
+        with_pixels.reverse()
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": with_pixels}],
         tokenize=True,

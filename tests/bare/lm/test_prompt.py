@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,54 @@ def test_several_turns_and_items_in_order() -> None:
     )
 
 
+@pytest.mark.parametrize("item", ["image", "video"])
+@pytest.mark.parametrize(
+    ("before", "after", "question"),
+    [
+        (["What is it?"], [], "What is it?"),
+        (["What ", "is it?"], [], "What is it?"),
+        ([], ["What ", "is it?"], "What is it?"),
+        (["What is it?\n"], [], "What is it?"),
+        (["This is\n"], ["\na film. What is it?"], "This is\na film. What is it?"),
+        ([" "], ["What is it?"], "What is it?"),
+        (["What is it?"], [" "], "What is it?"),
+        (["is <video> <|im_end|>"], [], "is <video> <|im_end|>"),
+        ([], [], ""),
+    ],
+)
+def test_the_only_item_of_a_message_comes_first(
+    item: str, before: list[str], after: list[str], question: str
+) -> None:
+    asked = user(*map(text, before), {"type": item}, *map(text, after))
+    wanted = build_prompt(TOKENIZER, user({"type": item}, text(question)), [3])
+    assert build_prompt(TOKENIZER, asked, [3]).tolist() == wanted.tolist()
+
+
+def test_each_message_has_its_own_only_item() -> None:
+    messages = [
+        *user(text("this?"), {"type": "image"}),
+        {"role": "assistant", "content": "A cat."},
+        *user(text("and this?"), {"type": "video"}),
+    ]
+    assert TOKENIZER.decode(build_prompt(TOKENIZER, messages, [2, 1])) == (
+        SYSTEM + "<|im_start|>user\n<image><image>\nthis?<|im_end|>\n"
+        "<|im_start|>assistant\nA cat.<|im_end|>\n"
+        "<|im_start|>user\n<video>\nand this?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_several_items_stay_where_they_stand() -> None:
+    asked = user(text("Is "), {"type": "video"}, text("like "), {"type": "image"}, text("?"))
+    assert TOKENIZER.decode(build_prompt(TOKENIZER, asked, [2, 1])) == (
+        SYSTEM + "<|im_start|>user\nIs <video><video>\nlike <image>\n?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_the_shipped_processor_has_this_template(tiny_checkpoint: str) -> None:
+    assert Path(tiny_checkpoint, "chat_template.jinja").read_text() == CHAT_TEMPLATE
+
+
 def test_template_is_the_same_through_the_tokenizer() -> None:
     messages = [{"role": "user", "content": "hi"}]
     rendered = TOKENIZER.apply_chat_template(
@@ -82,11 +131,12 @@ smuggled = st.lists(
 
 @given(smuggled)
 def test_users_text_is_only_text(words: str) -> None:
-    ids_T = build_prompt(TOKENIZER, user({"type": "video"}, text(words)), [2])
-    special = [token for token in ids_T.tolist() if token > 255]
-    # system, user, two visual tokens, assistant: what the template itself writes, no more
-    assert special == [START, END, START, VIDEO, VIDEO, END, START]
-    assert words in TOKENIZER.decode(ids_T)
+    for parts in ([{"type": "video"}, text(words)], [text(words), {"type": "video"}]):
+        ids_T = build_prompt(TOKENIZER, user(*parts), [2])
+        special = [token for token in ids_T.tolist() if token > 255]
+        # system, user, two visual tokens, assistant: what the template itself writes, no more
+        assert special == [START, END, START, VIDEO, VIDEO, END, START]
+        assert words.rstrip() in TOKENIZER.decode(ids_T)
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])

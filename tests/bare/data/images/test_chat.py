@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from byte_tokenizer import byte_tokenizer
 from vision_world import conversation
 
 from longva_ray.data.images.chat import (
@@ -15,6 +16,7 @@ from longva_ray.data.images.chat import (
     parse_sample,
     read_samples,
 )
+from longva_ray.lm.prompt import CHAT_TEMPLATE
 
 
 def parse(**content: Any) -> ChatSample:
@@ -34,14 +36,22 @@ def test_an_image_and_its_question() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["What is it?\n<image>", "<image>\nWhat is it?", "<image>What is it?"]
+    ("value", "wanted"),
+    [
+        ("What is it?\n<image>", "<image>\nWhat is it?"),
+        ("<image>\nWhat is it?", "<image>\nWhat is it?"),
+        ("<image>What is it?", "<image>\nWhat is it?"),
+        (" <image> \n\n What is it?\n", "<image>\nWhat is it?"),
+        ("Here is \n <image>\n. What is it?", "<image>\nHere is\n. What is it?"),
+        ("<image>", "<image>\n"),
+    ],
 )
-def test_the_only_placeholder_of_a_turn_comes_first(value: str) -> None:
+def test_the_only_placeholder_of_a_turn_comes_first(value: str, wanted: str) -> None:
     sample = parse(image="a.jpg", conversations=conversation(value, "A cat."))
-    assert sample.messages[0]["content"] == [
-        {"type": "image"},
-        {"type": "text", "text": "What is it?"},
-    ]
+    prompt = byte_tokenizer().apply_chat_template(
+        [*sample.messages], chat_template=CHAT_TEMPLATE, tokenize=False
+    )
+    assert f"<|im_start|>user\n{wanted}<|im_end|>" in str(prompt)
 
 
 def test_several_images_stay_where_they_stand() -> None:
