@@ -7,5 +7,6 @@ packets        when each frame is shown, and whether the file is complete (matro
 decode         VideoInfo, indices -> chunks of frames fitted to a square
 pyav_frames    the decoder that is used; `decord_frames` is the one to ask for
 fitting        the geometry of fitting, shared with images; `canvas` applies it to one video
+orientation    how a stored picture is turned and mirrored to be upright
 write          frames -> a video file
 """

@@ -1,7 +1,7 @@
-"""The square that one video's frames are fitted onto: which size to scale to, how to turn, where to
-paste.
+"""The square that one video's frames are fitted onto: which size to scale to, how to turn and
+mirror, where to paste.
 
-Decoded picture (any size, pixel shape, rotation) -> size x size RGB, uint8 Y X C.
+Decoded picture (any size, pixel shape, orientation) -> size x size RGB, uint8 Y X C.
 
 Shapes: Y rows, X columns, C colour channels.
 """
@@ -40,16 +40,16 @@ class Canvas:
         import av
         from av.video.reformatter import Interpolation
 
-        rotation = self.info.rotation
+        orientation = self.info.orientation
         # A stream may change its picture size midway, so every picture is placed by its own size.
         placement = self._place(
-            *displayed_size(frame.width, frame.height, self.info.pixel_aspect, rotation)
+            *displayed_size(frame.width, frame.height, self.info.pixel_aspect, orientation)
         )
         width, height = placement.scaled_width, placement.scaled_height
-        if rotation in (90, 270):
+        if orientation.swaps_sides:
             width, height = height, width
         try:
-            scaled_YXC = self._reformatter.reformat(
+            scaled = self._reformatter.reformat(
                 frame,
                 width=width,
                 height=height,
@@ -57,12 +57,12 @@ class Canvas:
                 # Bicubic as in CLIP's preprocessing.
                 interpolation=Interpolation.BICUBIC,
                 threads=1,
-            ).to_ndarray()
+            )
+            scaled_YXC = np.asarray(scaled.to_ndarray(), dtype=np.uint8)
         except av.FFmpegError as error:
             reason = f"{frame.format.name} pictures cannot be turned into RGB ({error.strerror})"
             raise VideoError(self.info.path, f"its {reason}; convert it to H.264") from error
-        # np.rot90 turns counterclockwise, `rotation` is clockwise.
-        return self.paste(np.rot90(scaled_YXC, k=-(rotation // 90)), placement)
+        return self.paste(orientation.upright(scaled_YXC), placement)
 
     def paste(
         self, scaled_YXC: npt.NDArray[np.uint8], placement: Placement

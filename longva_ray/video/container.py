@@ -17,6 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longva_ray.video.orientation import Orientation
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -44,6 +46,14 @@ class VideoError(ValueError):
         return type(self), (self.path, self.reason)
 
 
+def local_file(path: str | os.PathLike[str]) -> str:
+    """The name under which FFmpeg opens a local file, whatever the path looks like.
+
+    FFmpeg takes what stands before a colon for a protocol. A path from the root has none.
+    """
+    return str(Path(path).absolute())
+
+
 @contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
     """Open with PyAV.
@@ -55,7 +65,7 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     _check_file(path)
     try:
         container = av.open(
-            str(path),
+            local_file(path),
             options={"format_whitelist": CONTAINERS, "fflags": "+genpts"},
             # Titles are not read, and many old ones are not UTF-8.
             metadata_errors="replace",
@@ -83,11 +93,11 @@ def video_stream(path: Path, container: InputContainer) -> VideoStream:
 
 
 def displayed_size(
-    width: int, height: int, pixel_aspect: Fraction, rotation: int
+    width: int, height: int, pixel_aspect: Fraction, orientation: Orientation
 ) -> tuple[int, int]:
     """(width, height) as a player shows a picture: with square pixels, turned upright."""
     width = max(1, round(width * pixel_aspect))
-    return (height, width) if rotation in (90, 270) else (width, height)
+    return (height, width) if orientation.swaps_sides else (width, height)
 
 
 def check_size(path: Path, width: int, height: int) -> None:

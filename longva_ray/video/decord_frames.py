@@ -6,8 +6,10 @@ decord's `get_batch` takes frames by their number and seeks by itself. It is the
 calls for a regular pattern (decoding with `next` scales every frame, and `skip_frames` may miss its
 goal). It counts frames instead of looking at their times, so it is only trusted where counting is
 right: as many frames as in the packet table, at the same times, none of them hidden, undecodable or
-shown before the key frame that they follow. Everything else goes to PyAV, and so does the rest of a
-video after decord has failed. `decode.py` says what cannot be guarded against.
+shown before the key frame that they follow. It turns pictures as a file's header asks, but mirrors
+none and does not see what the stream asks, so only upright pictures are left to it. Everything else
+goes to PyAV, and so does the rest of a video after decord has failed. `decode.py` says what cannot
+be guarded against.
 
 Shapes: F frames, K packets in decoding order, Y rows, X columns, C colour channels.
 """
@@ -21,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_ray.video.canvas import Canvas
+from longva_ray.video.container import local_file
+from longva_ray.video.orientation import Orientation
 from longva_ray.video.packets import PacketTable
 from longva_ray.video.pyav_frames import pyav_frames
 
@@ -77,13 +81,15 @@ def _open_reader(canvas: Canvas, num_threads: int) -> tuple[Any, str]:
     info = canvas.info
     if info.container not in CONTAINERS or not counts_are_right(info.packets):
         return None, f"decord's counting is not trusted with this {info.container} file"
+    if info.orientation != Orientation():
+        return None, "decord does not turn and mirror every picture as a player does"
     if importlib.util.find_spec("decord") is None:
         return None, "decord is not installed"
     import decord
 
     try:
         reader = decord.VideoReader(
-            str(info.path),
+            local_file(info.path),
             ctx=decord.cpu(0),
             width=canvas.placement.scaled_width,
             height=canvas.placement.scaled_height,

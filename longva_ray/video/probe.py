@@ -22,6 +22,7 @@ from longva_ray.video.container import (
     open_container,
     video_stream,
 )
+from longva_ray.video.orientation import Orientation, orientation_of
 from longva_ray.video.packets import PacketTable, average_fps, read_packets
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ class VideoInfo:
     num_frames: int
     average_fps: float
     width: int
-    """As displayed, like `height`: with square pixels, rotated."""
+    """As displayed, like `height`: with square pixels, upright."""
     height: int
-    rotation: int
-    """Degrees clockwise: 0, 90, 180 or 270."""
+    orientation: Orientation
+    """How a stored picture is turned and mirrored to be upright."""
     duration_s: float
     decoder: DecoderName
     """Which one is asked first."""
@@ -64,10 +65,10 @@ def probe_video(path: str | os.PathLike[str], *, decoder: DecoderName = "pyav") 
     with open_container(path) as container:
         stream = video_stream(path, container)
         check_size(path, stream.codec_context.width, stream.codec_context.height)
-        rotation = _first_rotation(path, container, stream)
+        orientation = _first_orientation(path, container, stream)
         pixel_aspect = _pixel_aspect(stream)
         width, height = displayed_size(
-            stream.codec_context.width, stream.codec_context.height, pixel_aspect, rotation
+            stream.codec_context.width, stream.codec_context.height, pixel_aspect, orientation
         )
         check_size(path, width, height)
     # A fresh container: the one above has moved past the first picture.
@@ -83,7 +84,7 @@ def probe_video(path: str | os.PathLike[str], *, decoder: DecoderName = "pyav") 
         average_fps=fps,
         width=width,
         height=height,
-        rotation=rotation,
+        orientation=orientation,
         duration_s=packets.span_s + 1 / fps,
         decoder=decoder,
         pixel_aspect=pixel_aspect,
@@ -91,8 +92,8 @@ def probe_video(path: str | os.PathLike[str], *, decoder: DecoderName = "pyav") 
     )
 
 
-def _first_rotation(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Degrees clockwise, as the first picture says; reading it proves that there is one."""
+def _first_orientation(path: Path, container: InputContainer, stream: VideoStream) -> Orientation:
+    """As the first picture says; reading it proves that there is one."""
     import av
 
     reason = "there is none"
@@ -100,8 +101,7 @@ def _first_rotation(path: Path, container: InputContainer, stream: VideoStream) 
         for packet in container.demux(stream):
             try:
                 for frame in packet.decode():
-                    # FFmpeg counts counterclockwise. Anything but a quarter turn is rounded to one.
-                    return round(-frame.rotation / 90) * 90 % 360
+                    return orientation_of(frame)
             except av.FFmpegError as error:
                 # A recording may begin between two key frames; the first one is still to come.
                 reason = error.strerror

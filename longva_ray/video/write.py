@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from longva_ray.video.container import local_file
+
 Frame = npt.NDArray[np.uint8]
 
 TIME_BASE = Fraction(1, 90_000)
@@ -72,7 +74,7 @@ def _encode(
     if height % 2 or width % 2:
         raise ValueError(f"frames of {width}x{height} pixels; yuv420p wants both sides even")
     times = count(0, 1 / rate) if timestamps_s is None else iter(timestamps_s)
-    with av.open(str(path), "w") as container:
+    with av.open(local_file(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = TIME_BASE

@@ -38,31 +38,6 @@ def test_camera_clips_look_like_a_plain_decoder_makes_them(real_clip: Path, name
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_rotation_puts_the_picture_upright(
-    tmp_path: Path, rotation: int, decoder: DecoderName
-) -> None:
-    stored_YXC = np.zeros((64, 128, 3), dtype=np.uint8)
-    stored_YXC[:32, :64], stored_YXC[:32, 64:] = (220, 20, 20), (20, 220, 20)
-    stored_YXC[32:, :64], stored_YXC[32:, 64:] = (20, 20, 220), (220, 220, 220)
-    path = tmp_path / "turned.mp4"
-    write_video(path, [stored_YXC] * 10, fps=10, rotation=rotation)
-    info = probe_video(path, decoder=decoder)
-    upright_YXC = np.rot90(stored_YXC, k=-rotation // 90).astype(int)
-    assert info.rotation == rotation
-    assert (info.height, info.width) == upright_YXC.shape[:2]
-    fittings: tuple[Fitting, ...] = ("squash", "letterbox")
-    for fitting in fittings:
-        chunks = decode_frames(info, np.array([4]), size=32, fitting=fitting, chunk_frames=1)
-        chunk = next(chunks)
-        frame_YXC = chunk.frames_FYXC[0].astype(int)
-        for y in (12, 19):
-            for x in (12, 19):
-                wanted = upright_YXC[upright_YXC.shape[0] * y // 32, upright_YXC.shape[1] * x // 32]
-                assert np.abs(frame_YXC[y, x] - wanted).max() < 25, (fitting, y, x)
-
-
-@pytest.mark.parametrize("decoder", DECODERS)
 def test_fittings_show_what_they_promise(tmp_path: Path, decoder: DecoderName) -> None:
     """A 160x80 picture, red | green | blue at a quarter and three quarters, on 64x64."""
     red, green, blue, black = (220, 20, 20), (20, 220, 20), (20, 20, 220), (0, 0, 0)

@@ -11,6 +11,7 @@ from counting_video import write_counting_video
 
 from longva_ray.video.container import VideoError
 from longva_ray.video.decode import decode_frames
+from longva_ray.video.orientation import Orientation
 from longva_ray.video.probe import probe_video
 
 av = pytest.importorskip("av")
@@ -43,7 +44,7 @@ def remux(source: Path, target: Path, title: str = "", **options: str) -> Path:
 def test_facts_of_a_good_file(clip: Path) -> None:
     info = probe_video(clip)
     assert (info.path, info.num_frames, info.average_fps) == (clip, 120, 25.0)
-    assert (info.width, info.height, info.rotation) == (160, 120, 0)
+    assert (info.width, info.height, info.orientation) == (160, 120, Orientation())
     assert info.duration_s == pytest.approx(4.8)
     assert info.decoder == "pyav"
     assert pickle.loads(pickle.dumps(info)) == info
