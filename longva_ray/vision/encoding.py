@@ -23,8 +23,9 @@ from PIL import Image
 
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision import anyres, unires
-from longva_ray.vision.fit_image import upright_rgb, whole_image
+from longva_ray.vision.fit_image import whole_image
 from longva_ray.vision.unires import GridRule
+from longva_ray.vision.upright_image import upright_rgb
 
 Encoding = Literal["unires", "anyres"]
 

@@ -18,14 +18,10 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from longva_ray.video.fitting import Fitting, place
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, turned as its EXIF says; alpha is dropped, not blended."""
-    return ImageOps.exif_transpose(image).convert("RGB")
+from longva_ray.vision.upright_image import upright_rgb
 
 
 def whole_image(image: Image.Image, *, fitting: Fitting, grid_size: int) -> NDArray[np.uint8]:

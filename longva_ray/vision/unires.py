@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longva_ray.video.fitting import Fitting
-from longva_ray.vision.fit_image import fit_image, released_letterbox, upright_rgb
+from longva_ray.vision.fit_image import fit_image, released_letterbox
+from longva_ray.vision.upright_image import upright_rgb
 
 GridRule = Literal["paper", "released"]
 

@@ -37,11 +37,24 @@ ROLES = {
 
 _PLACEHOLDERS = re.compile(f"({IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER})")
 
+_NO_UNICODE = "half of a surrogate pair, which is no character"
+
 _STRATEGY = re.compile(r"(?:(first|end|random):)?(\d+(?:\.\d+)?)(%?)")
 
 
 class SampleError(ValueError):
     """A sample that cannot be trained on; the text is the reason."""
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, with its type where the message alone may say little."""
+    says_enough = isinstance(error, OSError | ValueError) and str(error)
+    return printable(str(error) if says_enough else f"{type(error).__name__}: {error}")
+
+
+def printable(text: str) -> str:
+    """A text with what is not Unicode (halves of surrogate pairs) written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +114,8 @@ def parse_sample(raw: RawSample) -> ChatSample:
     Raises SampleError for roles, order, placeholders or values that make no conversation.
     """
     content = raw.content
+    if printable(raw.sample_id) != raw.sample_id:
+        raise SampleError(f"its id holds {_NO_UNICODE}")
     if not isinstance(content, dict):
         raise SampleError(f"want an object, got {type(content).__name__}")
     turns = content.get("conversations")
@@ -133,10 +148,12 @@ def _message(
     """One turn; takes the items of its placeholders out of the queues."""
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise SampleError(f"turn {number} has no text under 'value'")
-    role = ROLES.get(turn.get("from", ""))
+    role = ROLES.get(str(turn.get("from")))
     if role is None:
         raise SampleError(f"turn {number} is from {turn.get('from')!r}, want one of {list(ROLES)}")
     text = turn["value"].strip()
+    if printable(text) != text:
+        raise SampleError(f"turn {number} holds {_NO_UNICODE}: {text[:60]!r}")
     if not text:
         raise SampleError(f"turn {number} is empty")
     if role != "user":

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
-from longva_ray.data.images.chat import RawSample, SampleError, parse_sample
+from longva_ray.data.images.chat import RawSample, parse_sample, printable, reason_of
 from longva_ray.data.images.samples import EncodedSample, SampleEncoder
 from longva_ray.data.images.shards import (
     VisionPart,
@@ -86,13 +86,13 @@ class EncodePart:
         for raw in samples:
             try:
                 encoded = self._encoder(parse_sample(raw))
-            except SampleError as error:
+            except Exception as error:  # whatever it is, it belongs to this sample
+                name, reason = printable(raw.sample_id), reason_of(error)
                 if self._stop:
                     raise VisionShardError(
-                        f"sample {raw.sample_id}: {error}; --images.on-error skip leaves such "
-                        "samples out"
+                        f"sample {name}: {reason}; --images.on-error skip leaves such samples out"
                     ) from error
-                left_out.append(LeftOut(sample_id=raw.sample_id, reason=str(error)))
+                left_out.append(LeftOut(sample_id=name, reason=reason))
             else:
                 yield encoded
 

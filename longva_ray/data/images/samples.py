@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from longva_ray.data.images.chat import ChatSample, Item, SampleError
+from longva_ray.data.images.chat import ChatSample, Item, SampleError, reason_of
 from longva_ray.files.places import local_file
 from longva_ray.lm.prompt import (
     CHAT_TEMPLATE,
@@ -39,9 +39,6 @@ from longva_ray.video.decode import decode_frames
 from longva_ray.video.probe import probe_video
 from longva_ray.video.sampling import Sampling
 from longva_ray.vision.encoding import Cut, GridSettings, join_sources
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for files that are no images, or broken ones."""
 
 _DECODE_CHUNK = 16
 
@@ -120,8 +117,8 @@ class SampleEncoder:
             raise SampleError(f"{name}: {error.reason}") from error
         except SampleError:
             raise
-        except _UNREADABLE as error:
-            raise SampleError(f"{name} cannot be read: {error}") from error
+        except Exception as error:  # decoders raise errors of any kind for damaged files
+            raise SampleError(f"{name} cannot be read: {reason_of(error)}") from error
 
     def _image(self, path: Path) -> Cut:
         with Image.open(path) as image:

@@ -32,7 +32,8 @@ from PIL import Image, ImageDraw, ImageFont
 from longva_ray.files.digest import Digest
 from longva_ray.lm.load import load_frame_encoder, load_longva_config
 from longva_ray.settings.encoding import EncodeConfig
-from longva_ray.vision.fit_image import upright_rgb, whole_image
+from longva_ray.vision.fit_image import whole_image
+from longva_ray.vision.upright_image import upright_rgb
 
 COLUMNS = {
     "image": ("image", "path"),
@@ -152,8 +153,9 @@ def _read_image(value: Any, folder: Path, where: str) -> npt.NDArray[np.uint8]:
         source = io.BytesIO(value) if isinstance(value, bytes) else folder / str(value)
         with Image.open(source) as image:
             return np.asarray(upright_rgb(image))
-    except OSError as error:
-        raise ValueError(f"the image of {where} cannot be read: {error}") from error
+    except Exception as error:  # decoders raise errors of any kind for damaged files
+        kind = type(error).__name__
+        raise ValueError(f"the image of {where} cannot be read: {kind}: {error}") from error
 
 
 def _draw_card(colour: str, word: str, number: int, side: int) -> npt.NDArray[np.uint8]:
