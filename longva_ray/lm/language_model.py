@@ -29,6 +29,7 @@ from longva_ray.lm.build import build_model, use_generation_config
 from longva_ray.lm.layout import LANGUAGE, open_checkpoint
 from longva_ray.lm.prompt import check_prompt_length
 from longva_ray.lm.rope import assert_rope
+from longva_ray.lm.weights import check_readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,8 @@ def _any_other(
 ) -> LoadedLanguageModel:
     place, source = transformers_source(path)
     config = language_config(path, rope_theta=rope_theta)
+    if not source:
+        check_readable(Path(place))
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         model = AutoModelForCausalLM.from_pretrained(

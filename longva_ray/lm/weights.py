@@ -9,17 +9,20 @@ unpickler for weights, which runs no code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 Rename = Callable[[str], str]
@@ -59,7 +62,7 @@ def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, 
     A copy, not a view of the mapped file: the file may be replaced while the model lives.
 
     Raises:
-        ValueError: the folder has no weights.
+        ValueError: the folder has no weights, or files of them that cannot be read.
     """
     tensors = {}
     for file, stored_names in _stored_names(folder).items():
@@ -71,6 +74,13 @@ def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, 
                 if name is not None:
                     tensors[name] = read(stored).to(dtype, copy=True)
     return tensors
+
+
+def check_readable(folder: Path) -> None:
+    """Raises ValueError for a damaged safetensors file; reads no tensor."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with _open_weights(file):
+            pass
 
 
 @contextmanager
@@ -116,10 +126,35 @@ def _stored_names(folder: Path) -> dict[str, list[str]]:
 
 @contextmanager
 def _open_weights(file: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
-    """Names of the tensors in a file, and how to read one."""
-    if file.suffix == ".bin":
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        yield list(tensors), tensors.__getitem__
-    else:
-        with safe_open(file, framework="pt") as handle:
-            yield list(handle.keys()), handle.get_tensor
+    """Names of the tensors in a file, and how to read one; ValueError for a damaged file."""
+    try:
+        if file.suffix == ".bin":
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            opened: Any = contextlib.nullcontext()
+            names, read = list(tensors), tensors.__getitem__
+        else:
+            opened = handle = safe_open(file, framework="pt")
+            names, read = list(handle.keys()), handle.get_tensor
+    except FileNotFoundError:  # which names the file
+        raise
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"weights {file} cannot be read: {_looks_like(file)}; download the file again and "
+            f"compare its size with the original's ({type(error).__name__}: {error})"
+        ) from error
+    with opened:
+        yield names, read
+
+
+def _looks_like(file: Path) -> str:
+    """What a file that should hold weights seems to hold instead."""
+    num_bytes = file.stat().st_size
+    with file.open("rb") as content:
+        start = content.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git-LFS pointer, not the weights that it stands for; run `git lfs pull`"
+    if start.lstrip()[:1] == b"<":
+        return "it is a web page, so the download needed a login or failed"
+    if not num_bytes:
+        return "it is empty"
+    return f"it has {num_bytes:,} bytes and is cut short or no file of weights"

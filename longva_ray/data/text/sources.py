@@ -116,6 +116,10 @@ def _read_parquet(source: BinaryIO, file: SourceFile, config: TextDataConfig) ->
             ),
         )
         return
+    twice = _named_twice(file, have, config)
+    if twice is not None:
+        yield file.path, twice
+        return
     with table:
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
@@ -130,6 +134,19 @@ def _read_parquet(source: BinaryIO, file: SourceFile, config: TextDataConfig) ->
             first_row += rows
 
 
+def _named_twice(file: SourceFile, have: list[str], config: TextDataConfig) -> BadRecord | None:
+    """What is wrong if a column that is read shares its name with another."""
+    fields = (config.text_field, config.domain_field, config.labels_field)
+    read = {part for name in fields if name is not None for part in (name, name.partition(".")[0])}
+    twice = sorted(name for name in read if have.count(name) > 1)
+    if not twice:
+        return None
+    return BadRecord(
+        f"{file.path}: {have.count(twice[0])} columns are named {twice[0]!r}, so which is meant is "
+        "unknown; want names that differ, so rename or drop the others"
+    )
+
+
 def _read_arrow(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> Iterator[_Located]:
     row = 0
     try:
@@ -139,6 +156,10 @@ def _read_arrow(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> I
         whole = is_file or source.read(8) == _END_OF_STREAM
         source.seek(0)
         for batch in _arrow_batches(source, is_file):
+            twice = _named_twice(file, batch.schema.names, config)
+            if twice is not None:
+                yield file.path, twice
+                return
             yield from _rows(file, [batch], row)
             row += batch.num_rows
         if not whole:
