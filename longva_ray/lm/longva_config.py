@@ -60,8 +60,8 @@ class LongVAConfig(PreTrainedConfig):
         grid_rule: how many grids an image gets, "paper" (section 3.2) or "released"
             (`longva_ray.vision.unires`).
         frame_fitting: how frames and images of another shape fit a grid, "letterbox" (as the
-            released code's images; its V-NIAH frames have bars of another colour), "center_crop" or
-            "squash".
+            released code's images), "letterbox_mean" (as its V-NIAH frames), "center_crop" or
+            "squash" (`longva_ray.video.fitting`).
         image_token_id, video_token_id: the placeholders, by default the first ids that Qwen2's
             tokenizer leaves free.
         max_prompt_tokens: longest prompt the checkpoint admits; None, no limit, unless a released

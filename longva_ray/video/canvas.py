@@ -68,7 +68,7 @@ class Canvas:
         self, scaled_YXC: npt.NDArray[np.uint8], placement: Placement
     ) -> npt.NDArray[np.uint8]:
         """Put one upright scaled picture on the square."""
-        return paste(scaled_YXC[None], placement, self.size, self.size)[0]
+        return paste(scaled_YXC[None], placement, self.size, self.size, self._fitting)[0]
 
     def _place(self, width: int, height: int) -> Placement:
         placement = place(width, height, self.size, self.size, self._fitting)

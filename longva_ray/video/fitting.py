@@ -4,13 +4,14 @@ frames and images.
 (width, height) and a fitting -> where the scaled picture lies on the canvas; scaled frames F Y X C
 -> canvas F Y X C.
 
-Three fittings, one choice for the whole project, recorded in every artifact:
+Four fittings, one choice for the whole project, recorded in every artifact:
 
-    letterbox     all of the picture, its shape kept, black bars around it
-    center_crop   the canvas is filled, the shape kept, the sides cut off: 44% of a 16:9 frame
-    squash        all of the picture stretched to the canvas, its shape lost
+    letterbox        all of the picture, its shape kept, black bars around it
+    letterbox_mean   the same with bars of CLIP's mean colour, which the encoder sees as zeros
+    center_crop      the canvas is filled, the shape kept, the sides cut off: 44% of a 16:9 frame
+    squash           all of the picture stretched to the canvas, its shape lost
 
-(The released code letterboxes its haystack and crops in chat and Video-MME.)
+The released code uses letterbox_mean for its haystack, and crops in chat and Video-MME.
 
 Integers only, no scaling of pixels: that is done by the decoder (`decode.py`) or by the image
 library.
@@ -26,10 +27,17 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-Fitting = Literal["letterbox", "center_crop", "squash"]
+Fitting = Literal["letterbox", "letterbox_mean", "center_crop", "squash"]
 
 
 FITTINGS: tuple[Fitting, ...] = get_args(Fitting)
+
+
+LETTERBOXES: tuple[Fitting, ...] = ("letterbox", "letterbox_mean")
+
+
+MEAN_COLOUR = (122, 116, 104)
+"""int(255 * mean) of CLIP's normalisation, for red, green and blue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +55,8 @@ def place(
 ) -> Placement:
     """Size and place of a `width` x `height` picture on a `target_width` x `target_height` canvas.
 
-    letterbox never exceeds the canvas and center_crop always covers it; a scaled side is at least 1
-    pixel. When the space left over (or cut off) is odd, the extra pixel is on the right or at the
+    A letterbox never exceeds the canvas and center_crop always covers it; a scaled side is at least
+    1 pixel. When the space left over (or cut off) is odd, the extra pixel is on the right or at the
     bottom.
 
     Raises ValueError for a side below 1 or an unknown fitting.
@@ -64,7 +72,7 @@ def place(
     # Compared as products, so that no rounding decides which side is the tight one.
     is_wider = width * target_height > height * target_width
     if fitting != "squash":
-        if is_wider == (fitting == "letterbox"):
+        if is_wider == (fitting in LETTERBOXES):
             scaled_height = max(1, _round_ratio(height * target_width, width))
         else:
             scaled_width = max(1, _round_ratio(width * target_height, height))
@@ -76,15 +84,27 @@ def place(
     )
 
 
+def empty_canvas(height: int, width: int, fitting: Fitting) -> npt.NDArray[np.uint8]:
+    """A canvas Y X C in the colour that the bars of `fitting` have."""
+    canvas_YXC = np.zeros((height, width, 3), dtype=np.uint8)
+    if fitting == "letterbox_mean":
+        canvas_YXC[:] = MEAN_COLOUR
+    return canvas_YXC
+
+
 def paste(
-    scaled_FYXC: npt.NDArray[np.uint8], placement: Placement, target_height: int, target_width: int
+    scaled_FYXC: npt.NDArray[np.uint8],
+    placement: Placement,
+    target_height: int,
+    target_width: int,
+    fitting: Fitting,
 ) -> npt.NDArray[np.uint8]:
-    """Put scaled frames where `placement` says, on black: F Y X C -> F target_height target_width
-    C.
+    """Put scaled frames where `placement` of `fitting` says: F Y X C -> F target_height
+    target_width C.
 
     Frames that already have the canvas' shape are returned as they are, without a copy.
     """
-    num_frames, height, width, channels = scaled_FYXC.shape
+    num_frames, height, width, _ = scaled_FYXC.shape
     assert (height, width) == (placement.scaled_height, placement.scaled_width)
     if (height, width) == (target_height, target_width):
         return scaled_FYXC
@@ -92,7 +112,7 @@ def paste(
     cut_top, cut_left = max(0, -placement.offset_y), max(0, -placement.offset_x)
     rows = min(height - cut_top, target_height - top)
     columns = min(width - cut_left, target_width - left)
-    canvas_FYXC = np.zeros((num_frames, target_height, target_width, channels), dtype=np.uint8)
+    canvas_FYXC = np.tile(empty_canvas(target_height, target_width, fitting), (num_frames, 1, 1, 1))
     canvas_FYXC[:, top : top + rows, left : left + columns] = scaled_FYXC[
         :, cut_top : cut_top + rows, cut_left : cut_left + columns
     ]

@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longva_ray.video.fitting import Fitting
+from longva_ray.video.fitting import LETTERBOXES, Fitting
 
 MAX_GRIDS = 4  # paper, section 5.3; the base image is not counted
 
@@ -85,7 +85,7 @@ def image_sources(
     grid = 1 + y // side * columns + x // side
     patch = y % side * side + x % side
     top, left = 0, 0
-    if fitting == "letterbox":
+    if fitting in LETTERBOXES:
         top, left = _bars(width, height, columns * side, rows * side)
     shown = np.stack([grid, first_patch + patch], axis=-1)[
         top : rows * side - top, left : columns * side - left

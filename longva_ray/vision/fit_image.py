@@ -7,7 +7,10 @@ and the scaling is bicubic as there, so that an image is shown as a frame of a v
 what stays on the canvas is scaled: cropping a 1x4000 image to a square would otherwise scale it to
 a thousand times the canvas first.
 
-Images of the original checkpoints are the exception: `released_letterbox` is their letterbox.
+Two letterboxes are not placed so, because the original checkpoints have others: their images
+(`released_letterbox`), and their frames, padded to a square with CLIP's mean colour before they are
+scaled. Only images and needles are; frames of a video are scaled by the decoder, then put on that
+colour, so they differ along the edge between picture and bar.
 
 Shape suffixes: G grids, Y and X pixel rows and columns, C channels.
 """
@@ -20,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from longva_ray.video.fitting import Fitting, place
+from longva_ray.video.container import MAX_SIDE
+from longva_ray.video.fitting import MEAN_COLOUR, Fitting, empty_canvas, place
 from longva_ray.vision.upright_image import upright_rgb
 
 
@@ -30,7 +34,12 @@ def whole_image(image: Image.Image, *, fitting: Fitting, grid_size: int) -> NDAr
 
 
 def fit_image(rgb: Image.Image, width: int, height: int, fitting: Fitting) -> NDArray[np.uint8]:
-    """The visible part of an RGB image, scaled to where `place` puts it on a black canvas."""
+    """The visible part of an RGB image, scaled to where `place` puts it on the canvas.
+
+    A letterbox of the mean colour on a square canvas is the released one: see `padded_square`.
+    """
+    if fitting == "letterbox_mean" and width == height:
+        return np.asarray(padded_square(rgb).resize((width, height), Image.Resampling.BICUBIC))
     placed = place(rgb.width, rgb.height, width, height, fitting)
     left, top = max(0, placed.offset_x), max(0, placed.offset_y)
     right = min(width, placed.offset_x + placed.scaled_width)
@@ -44,9 +53,26 @@ def fit_image(rgb: Image.Image, width: int, height: int, fitting: Fitting) -> ND
         min((bottom - placed.offset_y) * to_source_y, rgb.height),
     )
     scaled = rgb.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=visible)
-    canvas_YXC = np.zeros((height, width, 3), dtype=np.uint8)
+    canvas_YXC = empty_canvas(height, width, fitting)
     canvas_YXC[top:bottom, left:right] = np.asarray(scaled)
     return canvas_YXC
+
+
+def padded_square(rgb: Image.Image) -> Image.Image:
+    """An image in the middle of a square of CLIP's mean colour, as large as its longer side.
+
+    Raises:
+        ValueError: a side beyond MAX_SIDE, whose square would not fit into memory.
+    """
+    side = max(rgb.size)
+    if side > MAX_SIDE:
+        raise ValueError(
+            f"a {rgb.width}x{rgb.height} image is too large for letterbox_mean, which pads it to a "
+            f"square first; want sides of at most {MAX_SIDE} pixels: scale it down"
+        )
+    square = Image.new("RGB", (side, side), MEAN_COLOUR)
+    square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
+    return square
 
 
 def released_letterbox(rgb: Image.Image, width: int, height: int) -> NDArray[np.uint8]:

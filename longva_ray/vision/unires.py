@@ -15,6 +15,7 @@ How an image is put on a canvas of another shape is the project's one fitting (`
 same for images, needles, haystacks and chat frames. The exception is a letterbox under "released":
 the original checkpoints saw images whose free side was rounded up, where ours is rounded to the
 nearest pixel. One row more or less moves nine pixels in ten, so `released_letterbox` repeats it.
+Its bars are black with "letterbox_mean" too: there, only frames have bars of the mean colour.
 
 Shape suffixes: G grids, Y and X pixel rows and columns, C channels.
 """
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from longva_ray.video.fitting import Fitting
+from longva_ray.video.fitting import LETTERBOXES, Fitting
 from longva_ray.vision.fit_image import fit_image, released_letterbox
 from longva_ray.vision.upright_image import upright_rgb
 
@@ -86,7 +87,7 @@ def split_image(
     rgb = upright_rgb(image)
     columns, rows = grid_shape(*rgb.size, rule=rule, grid_size=grid_size, max_grids=max_grids)
     canvas_width, canvas_height = columns * grid_size, rows * grid_size
-    if rule == "released" and fitting == "letterbox":
+    if rule == "released" and fitting in LETTERBOXES:
         canvas_YXC = released_letterbox(rgb, canvas_width, canvas_height)
     else:
         canvas_YXC = fit_image(rgb, canvas_width, canvas_height, fitting)

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from longva_ray.video.fitting import FITTINGS, Fitting, Placement, paste, place
+from longva_ray.video.fitting import (
+    FITTINGS,
+    LETTERBOXES,
+    MEAN_COLOUR,
+    Fitting,
+    Placement,
+    paste,
+    place,
+)
 
 sides = st.integers(1, 5000)
 
@@ -21,7 +29,8 @@ def odd_sizes(test):  # type: ignore[no-untyped-def]
 
 @odd_sizes
 def test_letterbox_shows_everything_centred(width: int, height: int, x: int, y: int) -> None:
-    placed = place(width, height, x, y, "letterbox")
+    placed, other = (place(width, height, x, y, fitting) for fitting in LETTERBOXES)
+    assert placed == other
     assert 1 <= placed.scaled_width <= x
     assert 1 <= placed.scaled_height <= y
     assert placed.scaled_width == x or placed.scaled_height == y
@@ -69,17 +78,19 @@ def test_paste_equals_a_loop_over_pixels(
     shape = (2, placed.scaled_height, placed.scaled_width, 3)
     scaled_FYXC = rng.integers(1, 256, shape, dtype=np.uint8)
     expected_FYXC = np.zeros((2, size, size, 3), dtype=np.uint8)
+    expected_FYXC[:] = MEAN_COLOUR if fitting == "letterbox_mean" else 0
     for y in range(size):
         for x in range(size):
             from_y, from_x = y - placed.offset_y, x - placed.offset_x
             if 0 <= from_y < placed.scaled_height and 0 <= from_x < placed.scaled_width:
                 expected_FYXC[:, y, x] = scaled_FYXC[:, from_y, from_x]
-    np.testing.assert_array_equal(paste(scaled_FYXC, placed, size, size), expected_FYXC)
+    np.testing.assert_array_equal(paste(scaled_FYXC, placed, size, size, fitting), expected_FYXC)
 
 
-def test_paste_does_not_copy_what_fits_already() -> None:
+@pytest.mark.parametrize("fitting", FITTINGS)
+def test_paste_does_not_copy_what_fits_already(fitting: Fitting) -> None:
     frames_FYXC = np.ones((3, 8, 8, 3), dtype=np.uint8)
-    assert paste(frames_FYXC, place(20, 20, 8, 8, "letterbox"), 8, 8) is frames_FYXC
+    assert paste(frames_FYXC, place(20, 20, 8, 8, fitting), 8, 8, fitting) is frames_FYXC
 
 
 def test_mistakes_are_named() -> None:

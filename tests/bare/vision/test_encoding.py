@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from longva_ray.video.fitting import FITTINGS, LETTERBOXES, Fitting
 from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding, GridSettings, join_sources
 from longva_ray.vision.fit_image import whole_image
@@ -64,8 +65,8 @@ def test_unires_shows_every_grid_as_a_video_shows_its_frames() -> None:
         assert video.grids_GYXC is expected
 
 
-@pytest.mark.parametrize("fitting", ["letterbox", "center_crop", "squash"])
-def test_anyres_has_the_whole_image_first(fitting: str) -> None:
+@pytest.mark.parametrize("fitting", FITTINGS)
+def test_anyres_has_the_whole_image_first(fitting: Fitting) -> None:
     image = noise(200, 130)
     cut = settings("anyres", frame_fitting=fitting).image(image)
     base = whole_image(image, fitting=fitting, grid_size=56)
@@ -77,7 +78,7 @@ def test_anyres_has_the_whole_image_first(fitting: str) -> None:
     # Pooled tokens come before patches, and are for frames.
     assert (shown[:, 1].min(), shown[:, 1].max()) == (4, 19)
     # Only a letterbox has bars, which are left out.
-    assert (len(shown) < len(cut.grids_GYXC) * 16) == (fitting == "letterbox")
+    assert (len(shown) < len(cut.grids_GYXC) * 16) == (fitting in LETTERBOXES)
 
 
 def test_an_image_lying_on_its_side_is_cut_upright() -> None:

@@ -1,5 +1,5 @@
-"""Images of the original checkpoints: the same pixels and the same visual tokens as a reference in
-plain Pillow, transformers' CLIP and a few lines of torch."""
+"""Images of the original checkpoints, and frames of their needle test: the same pixels and visual
+tokens as a reference in plain Pillow, transformers' CLIP and a few lines of torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.utils.constants import OPENAI_CLIP_MEAN
 
+from longva_ray.video.fitting import LETTERBOXES, MEAN_COLOUR, paste, place
 from longva_ray.vision.encoding import GridSettings
-from longva_ray.vision.fit_image import released_letterbox
+from longva_ray.vision.fit_image import released_letterbox, whole_image
 from longva_ray.vision.frame_encoder import FrameEncoder
 from longva_ray.vision.unires import split_image
 
@@ -108,6 +110,53 @@ def test_grids_at_the_resolution_of_the_paper() -> None:
     grids_GYXC = split_image(image, rule="released", fitting="letterbox")
     expected = [as_array(tile) for tile in plain_tiles(image, 336)]
     assert np.array_equal(grids_GYXC, np.stack(expected))
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([GRID, 336]))
+@settings(max_examples=60, deadline=None)
+def test_frames_of_the_released_needle_test_are_padded_before_they_are_scaled(
+    width: int, height: int, grid: int
+) -> None:
+    image, side = noise(width, height), max(width, height)
+    colour = tuple(int(255 * mean) for mean in OPENAI_CLIP_MEAN)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    expected = as_array(square.resize((grid, grid), Image.Resampling.BICUBIC))
+    (fitted_YXC,) = whole_image(image, fitting="letterbox_mean", grid_size=grid)
+    assert np.array_equal(fitted_YXC, expected)
+
+
+def test_frames_and_images_have_the_same_bars_of_the_mean_colour() -> None:
+    """The decoder scales frames before they are padded: only the edge of the picture differs."""
+    assert tuple(int(255 * mean) for mean in OPENAI_CLIP_MEAN) == MEAN_COLOUR
+    white = Image.new("RGB", (112, 56), (255, 255, 255))
+    (image_YXC,) = whole_image(white, fitting="letterbox_mean", grid_size=GRID)
+    placed = place(112, 56, GRID, GRID, "letterbox_mean")
+    (frame_YXC,) = paste(
+        np.full((1, 28, 56, 3), 255, np.uint8), placed, GRID, GRID, "letterbox_mean"
+    )
+    for fitted_YXC in (image_YXC, frame_YXC):
+        assert (fitted_YXC[:12] == MEAN_COLOUR).all()
+        assert (fitted_YXC[16:40] == 255).all()
+        assert (fitted_YXC[44:] == MEAN_COLOUR).all()
+    pixels_GCYX = FrameEncoder._normalise(torch.from_numpy(image_YXC[None, :12]))
+    assert pixels_GCYX.abs().max() < 0.015
+
+
+@pytest.mark.parametrize("size", [(500, 300), (300, 900), (56, 56)])
+def test_images_of_released_checkpoints_have_black_bars_with_either_letterbox(
+    size: tuple[int, int],
+) -> None:
+    black, mean = (
+        split_image(noise(*size), rule="released", fitting=fitting, grid_size=GRID)
+        for fitting in LETTERBOXES
+    )
+    assert np.array_equal(black, mean)
+
+
+def test_an_image_too_large_to_be_padded_is_refused() -> None:
+    with pytest.raises(ValueError, match="16385x1 image is too large for letterbox_mean"):
+        whole_image(Image.new("RGB", (16385, 1)), fitting="letterbox_mean", grid_size=GRID)
 
 
 @cache
