@@ -3,7 +3,8 @@
 sampling       number of frames, frames per second -> indices of the frames to look at
 probe          path -> VideoInfo, or a VideoError that says what is wrong with the file
 container      opening a file and finding its video stream
-packets        when each frame is shown, and whether the file is complete (matroska: its skeleton)
+packets        when each frame is shown, and whether the file is complete (matroska: its skeleton,
+               clock: whether times start anew)
 decode         VideoInfo, indices -> chunks of frames fitted to a square
 pyav_frames    the decoder that is used; `decord_frames` is the one to ask for
 fitting        the geometry of fitting, shared with images; `canvas` applies it to one video

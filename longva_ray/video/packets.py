@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from longva_ray.video import clock
+from longva_ray.video.clock import Stamp
 from longva_ray.video.container import VideoError
 from longva_ray.video.matroska import find_broken_element
 
@@ -31,7 +33,7 @@ MAX_MISSING_S = 0.5
 """How much earlier than announced a file may end: containers round their times."""
 
 COPY_COMMAND = "ffmpeg -i IN -c copy OUT.mp4"
-"""Makes a shorter, complete file of what a truncated one still holds."""
+"""Makes a complete file with one clock of what a truncated or joined one holds."""
 
 MAX_RATE_ERROR = 0.1
 """How far the header's frame rate may be from the measured one before the measured one is used."""
@@ -74,15 +76,18 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
     if "matroska" in container.format.name:
         _check_skeleton(path)
     assert stream.time_base is not None
-    video: list[tuple[int, bool, bool]] = []
-    end_s = 0.0
+    stamps: list[Stamp] = []
+    is_hidden: list[bool] = []
+    start_s = (container.start_time or 0) / 1e6
+    end_s = start_s
+    corrupt_s: float | None = None
     try:
         # All streams are read: it takes the longest of them to tell whether the file ends early.
         for packet in container.demux():
             if packet.size == 0:
                 continue
-            if packet.is_corrupt:
-                raise VideoError(path, f"is truncated or damaged after {end_s:.1f} s")
+            if packet.is_corrupt and corrupt_s is None:
+                corrupt_s = end_s - start_s
             if packet.pts is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index:
@@ -90,14 +95,36 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
                     raise VideoError(
                         path, "its frames carry no times; convert it: ffmpeg -i IN OUT.mp4"
                     )
-                video.append((packet.pts, packet.is_keyframe, packet.is_discard))
+                stamps.append(Stamp(packet.dts, packet.pts, packet.is_keyframe))
+                is_hidden.append(packet.is_discard)
     except av.FFmpegError as error:
-        raise VideoError(path, f"is damaged after {end_s:.1f} s ({error.strerror})") from error
+        reason = f"is damaged after {end_s - start_s:.1f} s ({error.strerror})"
+        raise VideoError(path, reason) from error
+    if container.format.name in clock.CONTAINERS:
+        # First, because a join also looks like damage to the container.
+        _check_clock(path, stamps)
+    if corrupt_s is not None:
+        raise VideoError(
+            path,
+            f"is truncated or damaged after {corrupt_s:.1f} s. "
+            f"To use what is there, copy it first: {COPY_COMMAND}",
+        )
     _check_complete(path, container, end_s)
-    pts_K = np.array([pts for pts, _, _ in video], dtype=np.int64)
-    is_key_K = np.array([is_key for _, is_key, _ in video], dtype=bool)
-    is_hidden_K = np.array([is_hidden for _, _, is_hidden in video], dtype=bool)
+    pts_K = np.array([stamp.pts for stamp in stamps], dtype=np.int64)
+    is_key_K = np.array([stamp.is_key for stamp in stamps], dtype=bool)
+    is_hidden_K = np.array(is_hidden, dtype=bool)
     return _packet_table(path, pts_K, is_key_K, is_hidden_K, stream.time_base, container.start_time)
+
+
+def _check_clock(path: Path, stamps: list[Stamp]) -> None:
+    """Refuse frames of two timelines, which cannot be put in one order."""
+    restart = clock.find_restart(stamps)
+    if restart is not None:
+        raise VideoError(
+            path,
+            f"has times that jump back after its first {restart} frames, as in files joined by "
+            f"`cat`. To give it one clock, copy it first: {COPY_COMMAND}",
+        )
 
 
 def _check_complete(path: Path, container: InputContainer, end_s: float) -> None:
