@@ -5,13 +5,15 @@
 Appendix A of the paper: "The special magic Singapore number is: 1234567." lies at a sentence end
 near the wanted depth, with 0, 3 or 5 needles about other cities at random sentence ends. An answer
 is right when, teacher-forced, every token of the number is the likeliest one. The outcome also
-records whether the model says the number when it answers freely. The number of every prompt is
+records whether the model says the number when it answers freely, as a whole number and not as
+digits of a longer one. The number of every prompt is
 drawn anew from the seed and the trial, so trials are independent and do not change when the grid
 grows.
 """
 
 import dataclasses
 import random
+import re
 from collections.abc import Sequence
 
 import torch
@@ -69,6 +71,11 @@ def plan_windows(config: NiahConfig) -> list[Window]:
     """Stretches of plain essays whose perplexity is measured."""
     count = config.perplexity_windows
     return [Window(number=number, count=count) for number in range(count)]
+
+
+def gives_number(text: str, number: str) -> bool:
+    """Whether a free answer gives a number: these digits, and no digit before or after them."""
+    return re.search(rf"(?<!\d){number}(?!\d)", text) is not None
 
 
 class NiahPrompts:
@@ -184,7 +191,7 @@ class NiahWorker:
             needle.number,
             needle.answer_ids,
             self._config,
-            gives=lambda text: needle.number in text,
+            gives=lambda text: gives_number(text, needle.number),
         )
         return dataclasses.asdict(trial) | judged | {"true_depth": needle.depth}
 

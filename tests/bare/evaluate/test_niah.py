@@ -7,7 +7,13 @@ from byte_tokenizer import byte_tokenizer
 
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.text.haystack import read_essays
-from longva_ray.evaluate.text.niah import NiahPrompts, NiahTrial, NiahWorker, plan_trials
+from longva_ray.evaluate.text.niah import (
+    NiahPrompts,
+    NiahTrial,
+    NiahWorker,
+    gives_number,
+    plan_trials,
+)
 from longva_ray.settings.needles import NiahConfig
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 
@@ -106,6 +112,25 @@ def test_a_perfect_memory_scores_1_and_a_blind_model_0(
     blind = NiahWorker(subject(blind_lm), small_grid, ESSAYS)(trials)
     assert not any(outcome["exact"] or outcome["generated"] for outcome in blind.values())
     assert all(outcome["predicted"] == "5555555" for outcome in blind.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("3264359", True),
+        ("3264359.", True),
+        (" 3264359 and more", True),
+        ("It is 3264359!", True),
+        ("No3264359x", True),
+        ("326435\n3264359", True),
+        ("32643599..", False),
+        ("13264359", False),
+        ("3264 359", False),
+        ("", False),
+    ],
+)
+def test_a_free_answer_gives_the_number_and_no_longer_one(text: str, right: bool) -> None:
+    assert gives_number(text, "3264359") is right
 
 
 def test_prefix_reuse_changes_no_outcome(random_lm: str, small_grid: NiahConfig) -> None:
