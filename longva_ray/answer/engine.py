@@ -34,7 +34,7 @@ from longva_ray.answer.ring_score import (
 )
 from longva_ray.answer.score import AnswerScore, score_answer, token_nll
 from longva_ray.lm.language_model import LoadedLanguageModel, load_language_model
-from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length
+from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length, check_unicode
 from longva_ray.lm.splice import embed_prompt
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.base import Dtype
@@ -136,7 +136,10 @@ class AnswerEngine:
         return prompt_ids_T
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of an answer to be scored; it is text even where it spells a control token."""
+        """Token ids of an answer to be scored; it is text even where it spells a control token.
+
+        Raises ValueError for text that is not Unicode."""
+        check_unicode(answer, "an answer to score")
         with self._tokenizer_lock:
             return self.tokenizer.encode(
                 answer, add_special_tokens=False, split_special_tokens=True

@@ -9,7 +9,6 @@ Shapes: W words of the vocabulary.
 """
 
 import dataclasses
-import math
 from collections.abc import Generator, Iterable
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from longva_ray.answer.finite import check_finite
 from longva_ray.answer.prefill import Prefill
 from longva_ray.settings.answering import GenerationSettings
 
@@ -68,7 +68,9 @@ def generate_tokens(
     try:
         for step in range(settings.max_new_tokens):
             with torch.inference_mode():
-                _check_finite(logits_W, step)
+                # The maximum is NaN where any logit is. A -inf may forbid a token.
+                highest = logits_W.max()
+                check_finite(highest, f"the highest logit for token {step} of the answer", model)
                 scores_W = processors(generated, logits_W[None])[0]
                 if settings.temperature < GREEDY_BELOW:
                     token = scores_W.argmax()
@@ -130,15 +132,6 @@ def _texts(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> Generat
             yield number, text
             before, new, text = new, [], ""
     yield number, text
-
-
-def _check_finite(logits_W: torch.Tensor, step: int) -> None:
-    highest = float(logits_W.max())  # NaN where any is; -inf alone may forbid a token
-    if not math.isfinite(highest):
-        raise FloatingPointError(
-            f"the highest logit for token {step} of the answer is {highest}, want a finite number; "
-            "the weights are damaged or leave this number format: load them as float32 or bfloat16"
-        )
 
 
 def _logits_processors(model: PreTrainedModel, settings: GenerationSettings) -> LogitsProcessorList:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from longva_ray.answer.finite import check_finite
 from longva_ray.answer.score import AnswerScore
 from longva_ray.ring import hf
 from longva_ray.ring.attention import Ring
@@ -92,7 +93,9 @@ def token_scores_over_ring(
     group: dist.ProcessGroup | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and likeliest token at positions start .. start + S - 1, where `targets_S`
-    are to be said: -> (logprobs_S float32, predicted_S int64), equal on every rank."""
+    are to be said: -> (logprobs_S float32, predicted_S int64), equal on every rank.
+
+    Raises FloatingPointError, on every rank, when the model's logits are not finite."""
     world_size = 1 if group is None else dist.get_world_size(group)
     layout = ZigzagLayout(document_lengths=(embeds_1TD.shape[1],), world_size=world_size)
     ring = Ring(layout=layout, group=group)
@@ -115,4 +118,6 @@ def token_scores_over_ring(
     if group is not None:  # each place was filled on one rank and is zero on all others
         dist.all_reduce(logprobs_S, group=group)
         dist.all_reduce(predicted_S, group=group)
+    # Only now, because a sum with NaN is NaN: no rank waits for one that raised.
+    check_finite(logprobs_S, "the log-probability of a token", model)
     return logprobs_S, predicted_S

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from longva_ray.answer.finite import check_finite
 from longva_ray.answer.prefill import Prefill
 
 LOGITS_ROWS = 256
@@ -42,7 +43,8 @@ class AnswerScore:
 def score_answer(model: PreTrainedModel, prompt: Prefill, answer_ids: Sequence[int]) -> AnswerScore:
     """Score one answer after a prompt; the prompt's cache is left as it was.
 
-    Raises ValueError for an empty answer.
+    Raises ValueError for an empty answer, FloatingPointError when the model's logits are not
+    finite.
     """
     if not answer_ids:
         raise ValueError("the answer has no tokens; score at least one")
@@ -58,6 +60,7 @@ def score_answer(model: PreTrainedModel, prompt: Prefill, answer_ids: Sequence[i
     finally:
         prompt.rewind()
     logprobs_S, predicted_S = (torch.cat(parts) for parts in zip(*scored, strict=True))
+    check_finite(logprobs_S, "the log-probability of a token of the answer", model)
     return AnswerScore(
         exact_match=bool((predicted_S == answer_S).all()),
         logprob=float(logprobs_S.sum()),
@@ -84,7 +87,8 @@ def best_option(scores: Sequence[AnswerScore]) -> int:
 def token_nll(model: PreTrainedModel, token_ids_T: torch.Tensor, *, chunk: int) -> torch.Tensor:
     """Negative log-likelihood of tokens 1 .. T-1, each given all before it: ids_T -> (T-1) float32.
 
-    Bounded by `chunk` rows of logits at a time."""
+    Bounded by `chunk` rows of logits at a time. Raises FloatingPointError when they are not finite.
+    """
     cache = DynamicCache(config=model.config)
     parts = []
     for start in range(0, len(token_ids_T) - 1, chunk):
@@ -95,4 +99,6 @@ def token_nll(model: PreTrainedModel, token_ids_T: torch.Tensor, *, chunk: int) 
         logprobs_TW = output.logits[0].float().log_softmax(-1)
         targets_T = token_ids_T[start + 1 : stop + 1]
         parts.append(-logprobs_TW.gather(1, targets_T[:, None])[:, 0])
-    return torch.cat(parts)
+    nll_T = torch.cat(parts)
+    check_finite(nll_T, "the negative log-likelihood of a token of the text", model)
+    return nll_T

@@ -214,6 +214,7 @@ def check_messages(messages: Sequence[Message]) -> None:
         if role not in ROLES:
             raise ValueError(f"message {number} has role {role!r}, want one of {', '.join(ROLES)}")
         if isinstance(content, str):
+            check_unicode(content, f"the text of message {number}")
             continue
         if not isinstance(content, Sequence):
             raise ValueError(
@@ -224,6 +225,22 @@ def check_messages(messages: Sequence[Message]) -> None:
             _check_part(number, part)
 
 
+def check_unicode(text: str, what: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can spell but no tokenizer can read.
+
+    Raises:
+        ValueError: `what` names the text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise ValueError(
+            f"{what} is not Unicode: character {error.start} is {half}, half of a surrogate pair; "
+            "send both halves, or leave it out"
+        ) from error
+
+
 def _check_part(number: int, part: Any) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in PART_TYPES:
@@ -232,3 +249,5 @@ def _check_part(number: int, part: Any) -> None:
         )
     if kind == "text" and not isinstance(part.get("text"), str):
         raise ValueError(f"message {number} has a text part without a string under 'text'")
+    if kind == "text":
+        check_unicode(part["text"], f"the text of message {number}")

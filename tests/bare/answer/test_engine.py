@@ -9,6 +9,13 @@ import pytest
 import torch
 
 from longva_ray.answer.engine import AnswerEngine, Question
+from longva_ray.answer.ring_score import (
+    RingPrompt,
+    nll_over_ring,
+    ring_attention_name,
+    score_over_ring,
+)
+from longva_ray.lm.language_model import load_language_model
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.lm.prompt import UNLIMITED
 from longva_ray.settings.answering import GenerationSettings
@@ -127,6 +134,47 @@ def test_a_text_is_as_likely_as_its_tokens_are_scored(random_lm: str) -> None:
     nll_T = engine.token_nll(ids)
     assert nll_T.shape == (len(ids) - 1,)
     assert nll_T[3:].tolist() == pytest.approx([-value for value in score.token_logprobs], abs=1e-4)
+
+
+def test_an_answer_to_score_is_unicode(random_lm: str) -> None:
+    engine = AnswerEngine(random_lm, dtype="float32", prefill_chunk=8)
+    assert engine.answer_ids("\U0001f600")
+    with pytest.raises(ValueError, match="answer to score is not Unicode"):
+        engine.answer_ids("\ud83d")
+
+
+def test_weights_beyond_their_number_format_are_never_scored(random_lm: str) -> None:
+    """Each weight fits float16, but the logits do not."""
+    engine = AnswerEngine(random_lm, dtype="float16", prefill_chunk=8)
+    prompt = engine.read_ids(torch.tensor([5, 6, 7]))
+    (score,) = engine.score(prompt, [[8, 9]])
+    assert np.isfinite(score.token_logprobs).all()
+
+    head = engine._lm.model.get_output_embeddings()
+    with torch.no_grad():
+        head.weight.mul_(1e7)
+    fault = f"want a finite number.*weights of {random_lm} .* float16: load them as float32"
+    prompt = engine.read_ids(torch.tensor([5, 6, 7]))
+    with pytest.raises(FloatingPointError, match=fault):
+        engine.score(prompt, [[8, 9]])
+    with pytest.raises(FloatingPointError, match=fault):
+        engine.token_nll([5, 6, 7, 8])
+    with pytest.raises(FloatingPointError, match=fault):
+        engine.answer(prompt, GenerationSettings(max_new_tokens=1))
+
+
+def test_over_a_ring_they_are_not_scored_either(random_lm: str) -> None:
+    loaded = load_language_model(
+        random_lm, dtype=torch.float32, attn_implementation=ring_attention_name()
+    )
+    prompt = RingPrompt(embeds_1TD=torch.randn(1, 5, 32))
+    score_over_ring(loaded.model, prompt, [8, 9], None)
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight[7, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"token is nan, .*\(2 of 2 are not\)"):
+        score_over_ring(loaded.model, prompt, [8, 9], None)
+    with pytest.raises(FloatingPointError, match="token is nan"):
+        nll_over_ring(loaded.model, torch.tensor([5, 6, 7]), None)
 
 
 def test_a_device_that_works_passes(tiny_checkpoint: str) -> None:

@@ -101,6 +101,15 @@ def test_each_message_has_its_own_only_item() -> None:
     )
 
 
+@pytest.mark.parametrize("content", ["a \ud83d", [{"type": "text", "text": "a \ud83d"}]])
+def test_half_a_surrogate_pair_is_refused(content: object) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]
+    with pytest.raises(
+        ValueError, match=r"text of message 1 is not Unicode: character 2 is '.ud83d'"
+    ):
+        build_prompt(TOKENIZER, messages, [])
+
+
 def test_several_items_stay_where_they_stand() -> None:
     asked = user(text("Is "), {"type": "video"}, text("like "), {"type": "image"}, text("?"))
     assert TOKENIZER.decode(build_prompt(TOKENIZER, asked, [2, 1])) == (
