@@ -15,6 +15,7 @@ from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from longva_ray.answer.generate import FinishReason
+from longva_ray.lm.prompt import check_unicode
 from longva_ray.settings.answering import GenerationSettings
 
 
@@ -87,9 +88,29 @@ class Conversation(_Request):
     media_io_kwargs: MediaIo | None = None
     """At most this many frames of each video, spread evenly over the encoded ones."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, fields: Any) -> Any:
+        """Names, texts and URLs alike: any of them may end up in a prompt, a path or a message."""
+        _check_texts(fields, "the request")
+        return fields
+
     @property
     def num_frames(self) -> int | None:
         return self.media_io_kwargs.video.num_frames if self.media_io_kwargs else None
+
+
+def _check_texts(value: Any, what: str) -> None:
+    """Raise ValueError for any text in a JSON value that is not Unicode, naming where it stands."""
+    if isinstance(value, str):
+        check_unicode(value, what)
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            _check_texts(entry, f"{what}[{number}]")
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            check_unicode(name, f"a name in {what}")
+            _check_texts(entry, name if what == "the request" else f"{what}.{name}")
 
 
 StopText = Annotated[str, Field(max_length=256)]

@@ -95,6 +95,14 @@ async def _mistake(_: Request, error: ValueError) -> JSONResponse:
     return JSONResponse(ApiError(400, "invalid_request", str(cause)).body, 400)
 
 
+@routes.exception_handler(FloatingPointError)
+async def _broken_weights(_: Request, error: FloatingPointError) -> JSONResponse:
+    """Logits that are not finite: the weights are at fault, and whoever asks should know."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    logger.error("%s", cause)
+    return JSONResponse(ApiError(500, "broken_weights", str(cause)).body, 500)
+
+
 @routes.exception_handler(BackPressureError)
 async def _overloaded(_: Request, error: BackPressureError) -> JSONResponse:
     body = ApiError(503, "overloaded", "too many requests are waiting; try again soon").body

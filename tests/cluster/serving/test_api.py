@@ -1,13 +1,17 @@
 """What the messages of clients may hold: what means nothing passes, what means something that is
 not done here is refused by its name."""
 
+import json
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
-from longva_ray.serving.api import ChatRequest
+from longva_ray.serving.api import ChatRequest, ScoreRequest
+from longva_ray.serving.app import routes
 from longva_ray.settings.answering import GenerationSettings
 
 PLAIN: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -55,6 +59,77 @@ def test_neutral_values_change_nothing(fields: dict[str, object]) -> None:
 def test_what_is_not_done_here_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         ChatRequest.model_validate(PLAIN | {name: value})
+
+
+@pytest.fixture(scope="module")
+def echo() -> TestClient:
+    """The server's messages and its answers to mistakes, without a model behind them."""
+    app = FastAPI(exception_handlers=routes.exception_handlers)
+
+    @app.post("/v1/chat/completions")
+    def chat(request: ChatRequest) -> str:
+        return request.model_dump_json()
+
+    @app.post("/v1/score")
+    def score(request: ScoreRequest) -> str:
+        return request.model_dump_json()
+
+    @app.get("/broken")
+    def broken() -> str:
+        raise FloatingPointError("logits are nan")
+
+    return TestClient(app)
+
+
+HALF = "a \ud83d b"
+
+
+JSON = {"content-type": "application/json"}
+
+
+def asked(content: object) -> list[object]:
+    return [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/score"])
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"messages": asked(HALF)}, "messages[0].content"),
+        ({"messages": asked([{"type": "text", "text": HALF}])}, "messages[0].content[0].text"),
+        (
+            {"messages": asked([{"type": "video_url", "video_url": {"url": HALF}}])},
+            "messages[0].content[0].video_url.url",
+        ),
+        ({"model": HALF}, "model"),
+        ({"user": HALF}, "user"),
+        ({"stop": ["a", HALF]}, "stop[1]"),
+        ({"answers": ["a", HALF]}, "answers[1]"),
+        ({HALF: 1}, "a name in the request"),
+        ({"messages": [{"role": HALF, "content": "a"}]}, "messages[0].role"),
+    ],
+)
+def test_half_a_surrogate_pair_is_400(
+    echo: TestClient, path: str, fields: dict[str, object], where: str
+) -> None:
+    body = json.dumps(PLAIN | {"answers": ["a"]} | fields)
+    answer = echo.post(path, content=body, headers=JSON)
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert f"{where} is not Unicode: character 2 is '\\ud83d', half of a surrogate pair" in message
+
+
+def test_whole_characters_pass(echo: TestClient) -> None:
+    fields = PLAIN | {"messages": asked("\U0001f600 \u00e9 \x00")}
+    answer = echo.post("/v1/chat/completions", content=json.dumps(fields), headers=JSON)
+    assert answer.status_code == 200
+    assert json.loads(answer.json())["messages"][0]["content"] == "\U0001f600 \u00e9 \x00"
+
+
+def test_broken_weights_are_named(echo: TestClient) -> None:
+    answer = echo.get("/broken")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "logits are nan"
 
 
 def test_four_stop_strings_pass() -> None:

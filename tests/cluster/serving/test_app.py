@@ -270,6 +270,7 @@ def test_urls_that_are_refused(
         ({"messages": [{"role": "user", "content": "x" * 3000}]}, 400, "2000"),
         ({"max_tokens": 2000}, 400, "answer of 2000 exceed the limit of 2000 for both"),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
+        ({"messages": [{"role": "user", "content": "a \ud83d"}]}, 400, "surrogate pair"),
         ({"user": "x" * 9 * 2**20}, 413, "name videos"),
     ],
 )
