@@ -69,7 +69,7 @@ class Progress:
             shown = ", ".join(filter(None, (note, self._remaining())))
             (task,) = self._bar.task_ids
             self._bar.update(task, completed=done, rate=self._rate(), note=shown)
-        elif time.monotonic() - self._last_log > LOG_INTERVAL_S:
+        elif done > 0 and time.monotonic() - self._last_log > LOG_INTERVAL_S:
             self._log()
 
     def _rate(self) -> str:
