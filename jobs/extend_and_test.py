@@ -28,8 +28,8 @@ class Options:
     recipe: str = "tiny"
     """Named set-up that everything else starts from."""
     model: str | None = None
-    """Causal language model instead of the recipe's: a folder, a Hugging Face id, or a GGUF
-    file."""
+    """Language model instead of the recipe's: a folder, a Hugging Face id, or a GGUF file. Of a
+    LongVA checkpoint the language model is taken."""
     hold_out: int = 4
     """One text in this many, in the order of their names, is for the tests only."""
     text: TextDataConfig

@@ -29,8 +29,8 @@ class Options:
     recipe: str = "tiny"
     """Named set-up that everything else starts from."""
     model: str | None = None
-    """Causal language model instead of the recipe's: a folder, a Hugging Face id, or a GGUF
-    file."""
+    """Language model instead of the recipe's: a folder, a Hugging Face id, or a GGUF file. Of a
+    LongVA checkpoint the language model is taken."""
     extend: ExtendConfig
 
 

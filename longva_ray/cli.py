@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "Serve chat and scoring by HTTP.",
     "verify": "Compare every shard of a store with its digest.",
     "join": "Join a language model and a vision tower into one checkpoint, ready for alignment.",
+    "split": "Split a LongVA checkpoint into its language model and its vision tower.",
     "plan": "Memory of a training step, and the longest sequence that fits.",
 }
 

@@ -61,11 +61,10 @@ def find_checkpoint(model: str | None, recipe_name: str) -> str:
 
 
 def find_base(model: str | None, recipe_name: str) -> str:
-    """The causal language model that was asked for, or else the one that the recipe extends.
+    """The model whose language half is extended: the one that was asked for, the recipe's base, or
+    its LongVA checkpoint.
 
-    Raises ValueError when there is neither.
+    Raises ValueError when there is none.
     """
-    base = model or get_recipe(recipe_name).base
-    if base is None:
-        raise ValueError(f"recipe {recipe_name} has no base model; give one with --model")
-    return model_place(base)
+    recipe = get_recipe(recipe_name)
+    return model_place(model or recipe.base or checkpoint_of(recipe))

@@ -19,9 +19,10 @@ class Options:
     (section 3.2 of the paper)."""
 
     language_model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LM")]
-    """A Qwen2- or Llama-shaped checkpoint: a folder or a Hugging Face id."""
+    """A Qwen2- or Llama-shaped checkpoint, or the language model of a LongVA one: a folder or a
+    Hugging Face id."""
     tower: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TOWER")]
-    """A CLIP checkpoint."""
+    """A CLIP checkpoint, or the tower of a LongVA one."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The new folder."""
     encoding: Encoding = "unires"

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longva_ray.lm import released
@@ -55,6 +56,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
         )
     config: dict[str, Any] = json.loads(file.read_text())
     return config
+
+
+def stored_dtype(path: str | Path) -> torch.dtype:
+    """The number format that a checkpoint's config.json names; float32, which holds any, where it
+    names none."""
+    config = read_config(path)
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 def transformers_source(path: str | Path) -> tuple[str, dict[str, Any]]:

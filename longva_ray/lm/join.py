@@ -11,16 +11,16 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from longva_ray.lm.build import build_model, use_generation_config
-from longva_ray.lm.layout import LANGUAGE, PROJECTOR
+from longva_ray.lm.halves import language_half, tower_half
+from longva_ray.lm.layout import PROJECTOR
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import processor_for
 from longva_ray.lm.prompt import add_placeholders, placeholder_ids
-from longva_ray.lm.tower_weights import clip_config, clip_tensors
-from longva_ray.lm.weights import checkpoint_folder, read_tensors, save_folder
+from longva_ray.lm.weights import save_folder
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding
 from longva_ray.vision.projector import ProjectorKind
@@ -67,8 +67,10 @@ def assemble_longva(
     context-extended language model.
 
     Args:
-        text_backbone: checkpoint of a Qwen2- or Llama-shaped causal model with a ChatML tokenizer.
-        clip: checkpoint of a `CLIPModel` or `CLIPVisionModel`.
+        text_backbone: checkpoint of a Qwen2- or Llama-shaped causal model with a ChatML tokenizer,
+            or of a LongVA, whose language model is taken.
+        clip: checkpoint of a `CLIPModel` or `CLIPVisionModel`, or of a LongVA, whose tower is
+            taken.
         seed: of the projector.
         path: the new folder.
         dtype: of the saved weights.
@@ -82,12 +84,12 @@ def assemble_longva(
     """
     # Entered first, so that an existing folder is reported before minutes of loading.
     with save_folder(Path(path)) as folder:
-        text_folder, clip_folder = checkpoint_folder(text_backbone), checkpoint_folder(clip)
-        tokenizer = AutoTokenizer.from_pretrained(text_folder)
-        image_token_id, video_token_id = add_placeholders(tokenizer)
+        language, tower = language_half(text_backbone), tower_half(clip)
+        image_token_id, video_token_id = add_placeholders(language.tokenizer)
         config = LongVAConfig(
-            vision_config=clip_config(clip_folder),
-            text_config=AutoConfig.from_pretrained(text_folder),
+            vision_config=tower.config,
+            vision_feature_layer=tower.feature_layer,
+            text_config=language.config,
             image_token_id=image_token_id,
             video_token_id=video_token_id,
             grid_rule=grid_rule,
@@ -98,8 +100,7 @@ def assemble_longva(
         )
         for part in (config.vision, config.text):
             part.name_or_path = ""  # a place on this machine means nothing elsewhere
-        tensors = read_tensors(text_folder, lambda stored: LANGUAGE + stored, dtype)
-        tensors |= clip_tensors(clip_folder, config, dtype)
+        tensors = tower.tensors(dtype) | language.tensors(dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(
@@ -111,8 +112,8 @@ def assemble_longva(
                 fresh=PROJECTOR,
             )
         model.give_words_to_projector()
-        use_generation_config(model, text_folder, config)
-        _save(model, tokenizer, folder)
+        use_generation_config(model, language.folder, config)
+        _save(model, language.tokenizer, folder)
 
 
 def _save(

@@ -28,7 +28,7 @@ from longva_ray.lm.base_models import is_longva, transformers_source
 from longva_ray.lm.build import build_model, use_generation_config
 from longva_ray.lm.layout import LANGUAGE, open_checkpoint
 from longva_ray.lm.prompt import check_prompt_length
-from longva_ray.lm.rope import assert_rope
+from longva_ray.lm.rope import assert_rope, stretch
 from longva_ray.lm.weights import check_readable
 
 
@@ -55,6 +55,7 @@ def load_language_model(
     attn_implementation: str | None = None,
     rope_theta: float | None = None,
     max_prompt_tokens: int | None = None,
+    max_positions: int | None = None,
 ) -> LoadedLanguageModel:
     """The language model of a checkpoint. Where its generation config names no end of text, the
     tokenizer's is taken.
@@ -65,53 +66,62 @@ def load_language_model(
         attn_implementation: name of an attention, None for transformers' choice.
         rope_theta: RoPE base instead of the checkpoint's.
         max_prompt_tokens: longest prompt instead of the checkpoint's limit.
+        max_positions: `max_position_embeddings` instead of the checkpoint's, for training.
 
     Raises:
         ValueError: no such checkpoint, an unsupported setting, or missing weights.
     """
+    config = language_config(path, rope_theta=rope_theta, max_positions=max_positions)
     load = _half_of_longva if is_longva(path) else _any_other
-    loaded = load(path, dtype, attn_implementation, rope_theta, max_prompt_tokens)
+    loaded = load(path, config, dtype, attn_implementation, max_prompt_tokens)
     if loaded.model.generation_config.eos_token_id is None:
         loaded.model.generation_config.eos_token_id = loaded.tokenizer.eos_token_id
     loaded.model.eval()
     return loaded
 
 
-def language_config(path: str | Path, *, rope_theta: float | None = None) -> PreTrainedConfig:
-    """The configuration of a checkpoint's language model, with another RoPE base where one is
-    given; reads no weights.
+def language_config(
+    path: str | Path, *, rope_theta: float | None = None, max_positions: int | None = None
+) -> PreTrainedConfig:
+    """The configuration of a checkpoint's language model; reads no weights. Arguments as
+    `load_language_model`.
 
     Raises:
-        ValueError: no such checkpoint.
+        ValueError: no such checkpoint, or one without a language model.
     """
     if is_longva(path):
-        return open_checkpoint(path, rope_theta=rope_theta).config.text
-    place, source = transformers_source(path)
-    config = AutoConfig.from_pretrained(place, **source).get_text_config()
-    if rope_theta is not None:
-        config.rope_parameters = {**config.rope_parameters, "rope_theta": rope_theta}
+        config = open_checkpoint(path).config.text
+    else:
+        place, source = transformers_source(path)
+        config = AutoConfig.from_pretrained(place, **source).get_text_config()
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(
+                f"{path} holds a {type(config).__name__}, want a language model or a LongVA "
+                "checkpoint, which has one"
+            )
+    stretch(config, rope_theta=rope_theta, max_positions=max_positions)
     return config
 
 
 def _half_of_longva(
     path: str | Path,
+    config: PreTrainedConfig,
     dtype: torch.dtype,
     attn_implementation: str | None,
-    rope_theta: float | None,
     max_prompt_tokens: int | None,
 ) -> LoadedLanguageModel:
-    checkpoint = open_checkpoint(path, rope_theta=rope_theta, max_prompt_tokens=max_prompt_tokens)
+    checkpoint = open_checkpoint(path, max_prompt_tokens=max_prompt_tokens)
     tokenizer = checkpoint.tokenizer()
     tensors = checkpoint.tensors((LANGUAGE,), dtype)
     model = build_model(
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(checkpoint.config.text)],
-        checkpoint.config.text,
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
+        config,
         {name.removeprefix(LANGUAGE): tensor for name, tensor in tensors.items()},
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
     use_generation_config(model, checkpoint.folder, checkpoint.config)
-    assert_rope(model, checkpoint.config.text)
+    assert_rope(model, config)
     return LoadedLanguageModel(
         model=model,
         tokenizer=tokenizer,
@@ -122,13 +132,12 @@ def _half_of_longva(
 
 def _any_other(
     path: str | Path,
+    config: PreTrainedConfig,
     dtype: torch.dtype,
     attn_implementation: str | None,
-    rope_theta: float | None,
     max_prompt_tokens: int | None,
 ) -> LoadedLanguageModel:
     place, source = transformers_source(path)
-    config = language_config(path, rope_theta=rope_theta)
     if not source:
         check_readable(Path(place))
     try:

@@ -22,8 +22,10 @@ from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.base_models import OUR_ARCHITECTURE, kind_of_checkpoint, read_config
 from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.prompt import add_placeholders
+from longva_ray.lm.rope import stretch
 from longva_ray.lm.tower_weights import TOWER, clip_config, clip_tensors, is_built
 from longva_ray.lm.weights import Rename, checkpoint_folder, read_tensors
+from longva_ray.vision.clip_tower import num_layers_used
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +49,21 @@ class Checkpoint:
 
     def tensors(self, prefixes: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """Weights whose name in our model starts with one of the prefixes."""
+        feature_layer = self.config.vision_feature_layer
+        num_layers = num_layers_used(self.config.vision, feature_layer)
 
         def select(stored: str) -> str | None:
             name = self.rename(stored)
-            wanted = name.startswith(tuple(prefixes)) and is_built(name, self.config)
+            wanted = name.startswith(tuple(prefixes)) and is_built(name, num_layers)
             return name if wanted else None
 
         tensors = read_tensors(self.folder, select, dtype)
+        wants_tower = TOWER.startswith(tuple(prefixes))
         has_tower = any(name.startswith(TOWER) for name in tensors)
-        if VISION in prefixes and not has_tower and self.mm_vision_tower is not None:
+        if wants_tower and not has_tower and self.mm_vision_tower is not None:
             logger.info("vision tower weights are read from %s", self.mm_vision_tower)
-            tensors |= clip_tensors(checkpoint_folder(self.mm_vision_tower), self.config, dtype)
+            folder = checkpoint_folder(self.mm_vision_tower)
+            tensors |= clip_tensors(folder, feature_layer, dtype)
         return tensors
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -96,9 +102,7 @@ def open_checkpoint(
             f"{path} holds {found or 'no architectures'}, want {OUR_ARCHITECTURE} or "
             f"{released.ARCHITECTURE}; a text backbone and a CLIP tower are joined by `longva join`"
         )
-    if rope_theta is not None:
-        text_config = checkpoint.config.text
-        text_config.rope_parameters = {**text_config.rope_parameters, "rope_theta": rope_theta}
+    stretch(checkpoint.config.text, rope_theta=rope_theta)
     if max_prompt_tokens is not None:
         checkpoint.config.max_prompt_tokens = max_prompt_tokens
     return checkpoint
@@ -112,7 +116,7 @@ def _open_released(path: str | Path) -> Checkpoint:
     raw = read_config(path)
     tower = raw.get("mm_vision_tower", released.CLIP_L_336_NAME)
     is_clip_l = tower == released.CLIP_L_336_NAME
-    vision_config = released.clip_l_336() if is_clip_l else clip_config(checkpoint_folder(tower))
+    vision_config = released.clip_l_336() if is_clip_l else clip_config(checkpoint_folder(tower))[0]
     return Checkpoint(
         folder=checkpoint_folder(path),
         config=released.our_config(raw, vision_config),

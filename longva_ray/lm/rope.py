@@ -1,4 +1,4 @@
-"""Does a loaded model compute with the RoPE base its configuration names?
+"""The RoPE base: given to a configuration, and found again in the model that was made from it.
 
 A base lost between configuration and buffers (an old key that is no longer read, a buffer made in
 bfloat16) raises no error by itself and costs all of the long context.
@@ -10,6 +10,17 @@ from __future__ import annotations
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def stretch(
+    text_config: PreTrainedConfig, *, rope_theta: float | None, max_positions: int | None = None
+) -> None:
+    """Give a language model's configuration another RoPE base and longest sequence (in place);
+    None leaves what is there."""
+    if rope_theta is not None:
+        text_config.rope_parameters = {**text_config.rope_parameters, "rope_theta": rope_theta}
+    if max_positions is not None:
+        text_config.max_position_embeddings = max_positions
 
 
 def assert_rope(language_model: PreTrainedModel, text_config: PreTrainedConfig) -> None:

@@ -98,7 +98,7 @@ def save_folder(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         mode = unfinished.stat().st_mode & 0o666
-        for file in unfinished.iterdir():  # of which safetensors makes some that only we can read
+        for file in unfinished.rglob("*"):  # safetensors makes some that only we can read
             if file.is_file():
                 file.chmod(mode)
         try:

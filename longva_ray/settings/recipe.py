@@ -26,7 +26,8 @@ class Recipe:
     niah: NiahConfig = dataclasses.field(default_factory=NiahConfig)
     vniah: VniahConfig = dataclasses.field(default_factory=VniahConfig)
     base: str | None = None
-    """Folder or Hugging Face id of the language model that text extension starts from."""
+    """Folder or Hugging Face id of the language model that text extension starts from; None, the
+    one in `checkpoint`."""
     extend: ExtendConfig = dataclasses.field(default_factory=ExtendConfig)
     text: TextDataConfig = dataclasses.field(default_factory=TextDataConfig)
     images: ImageDataConfig = dataclasses.field(default_factory=ImageDataConfig)

@@ -35,12 +35,17 @@ def num_layers_used(config: CLIPVisionConfig, feature_layer: int) -> int:
 
 
 class ClipTower(nn.Module):
-    """A `CLIPVisionModel` cut off after the selected layer."""
+    """A `CLIPVisionModel` cut off after the selected layer.
+
+    Its configuration keeps the number of layers before the cut, as `layers_of_whole_tower`: saved
+    alone, it can be told from a smaller tower that is whole.
+    """
 
     def __init__(self, config: CLIPVisionConfig, *, feature_layer: int) -> None:
         super().__init__()
         cut = deepcopy(config)
         cut.num_hidden_layers = num_layers_used(config, feature_layer)
+        cut.layers_of_whole_tower = config.num_hidden_layers
         # The tower keeps its own attention: what a caller picks for the language model (a causal
         # ring, say) would be wrong here. SDPA without a mask is a flash kernel on GPU.
         cut._attn_implementation = "sdpa"

@@ -41,7 +41,8 @@ def extend_and_test(
     the needle test. Needs a connection to a cluster.
 
     Args:
-        model: folder, Hugging Face id, or GGUF file of a causal language model.
+        model: folder, Hugging Face id, or GGUF file of a causal language model, or a LongVA
+            checkpoint, whose language model is taken.
         texts: folder of .txt files.
         out: folder that every node reaches. A run that was stopped continues there.
         hold_out: one text in this many, in the order of their names, is for the tests only.

@@ -8,7 +8,7 @@ import pytest
 from longva_ray.commands.serve import Options as ServeOptions
 from longva_ray.files.places import absolute, local_path
 from longva_ray.files.videos import find_videos
-from longva_ray.options import find_checkpoint, parse, recipe_defaults
+from longva_ray.options import find_base, find_checkpoint, parse, recipe_defaults
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.base import from_dict, save_config
@@ -106,6 +106,10 @@ def test_a_folder_of_weights_goes_to_workers_by_its_absolute_path(
     assert find_checkpoint("weights", "tiny") == str(tmp_path / "weights")
     assert find_checkpoint("lmms-lab/LongVA-7B", "tiny") == "lmms-lab/LongVA-7B"
     assert find_checkpoint(None, "longva_7b") == "lmms-lab/LongVA-7B"
+    assert find_base("weights", "tiny") == str(tmp_path / "weights")
+    assert find_base(None, "longva_7b") == "Qwen/Qwen2-7B-Instruct"
+    # The language model of the recipe's own checkpoint, where it names no other.
+    assert find_base(None, "tiny") == checkpoint_of(get_recipe("tiny"))
 
 
 def test_reports_are_not_written_to_a_uri(tmp_path: Path) -> None:

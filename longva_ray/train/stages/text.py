@@ -2,9 +2,9 @@
 
     rows (T,) -> documents -> this rank's (1, L) ids and labels -> hidden (1, L, D) -> loss
 
-The base is any causal language model of transformers whose attention the ring can compute. It gets
-the new base of the rotary embedding before its weights are loaded, so weights and positions never
-disagree.
+The base is any causal language model of transformers whose attention the ring can compute, or that
+half of a LongVA checkpoint. It gets the new base of the rotary embedding before its weights are
+loaded, so weights and positions never disagree.
 
 What it does not do: pack documents (`data.text.packing` did), or split a row over two steps.
 Shapes: T tokens of all rows of a batch, L tokens on this rank, D width.
@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from longva_ray.data.text.shards import TokenSequence, TokenShards
 from longva_ray.lm.base_models import load_tokenizer
+from longva_ray.lm.language_model import language_config, load_language_model
 from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
@@ -58,7 +59,7 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
                 f"is {self.config.max_tokens}; raise it, or prepare shorter rows"
             )
         self.shards.check_tokenizer(load_tokenizer(self.base))
-        vocabulary = AutoConfig.from_pretrained(self.base).vocab_size
+        vocabulary = language_config(self.base).vocab_size
         if data.largest_id >= vocabulary:
             raise ValueError(
                 f"{self.shards.place} holds token {data.largest_id} but {self.base} has "
@@ -66,18 +67,16 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
             )
 
     def load(self) -> PreTrainedModel:
-        config = AutoConfig.from_pretrained(self.base)
-        config.rope_parameters["rope_theta"] = self.config.rope_theta
-        config.max_position_embeddings = self.config.max_tokens
-        arguments = {
-            "config": config,
-            "dtype": DTYPES[self.config.dtype],
-            "attn_implementation": NAME,
+        settings = self.config
+        stretched: dict[str, Any] = {
+            "rope_theta": settings.rope_theta,
+            "max_positions": settings.max_tokens,
         }
-        if not self.config.from_scratch:
-            return AutoModelForCausalLM.from_pretrained(self.base, **arguments)
-        torch.manual_seed(self.config.seed)
-        return AutoModelForCausalLM.from_config(**arguments)
+        built: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "attn_implementation": NAME}
+        if not settings.from_scratch:
+            return load_language_model(self.base, **built, **stretched).model
+        torch.manual_seed(settings.seed)
+        return AutoModelForCausalLM.from_config(language_config(self.base, **stretched), **built)
 
     def loss_module(self, model: PreTrainedModel, group: dist.ProcessGroup | None) -> TextLoss:
         return TextLoss(model, group)
@@ -121,4 +120,4 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
 
     def save(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
         super().save(weights, folder)
-        AutoTokenizer.from_pretrained(self.base).save_pretrained(folder)
+        load_tokenizer(self.base).save_pretrained(folder)

@@ -8,6 +8,7 @@ from training_world import ROW_TOKENS, settings, write_base, write_shards
 from transformers import AutoModelForCausalLM
 
 from longva_ray.data.text.shards import TokenShardError, TokenShards
+from longva_ray.lm.language_model import load_language_model
 from longva_ray.lm.rope import assert_rope
 from longva_ray.ring.mesh import make_mesh
 from longva_ray.settings.training import ExtendConfig
@@ -92,6 +93,25 @@ def test_from_scratch_is_another_model_of_the_same_shape(base: str, shards: str)
     assert {name: t.shape for name, t in given.items()} == {n: t.shape for n, t in fresh.items()}
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(given[name], fresh[name])
+
+
+def test_the_language_model_of_a_longva_checkpoint_is_extended(
+    tiny_checkpoint: str, tmp_path: Path
+) -> None:
+    """What `--recipe tiny` starts from: the shipped model, of which no weight of the tower is read
+    or saved."""
+    shards = write_shards(tmp_path / "shards", tiny_checkpoint)
+    stage, module = built(alone(), tiny_checkpoint, shards)
+    stage.check_inputs()
+    batch = stage.micro_batches(0)[0]
+    assert torch.isfinite(module(**batch.inputs, denominator=batch.num_labels))
+    stage.save(stage.model().state_dict(), tmp_path / "final")
+    saved = load_language_model(tmp_path / "final", dtype=torch.float32)
+    given = load_language_model(tiny_checkpoint, dtype=torch.float32)
+    assert saved.model.config.rope_parameters["rope_theta"] == stage.config.rope_theta
+    assert saved.tokenizer.get_vocab() == given.tokenizer.get_vocab()
+    for name, weight in given.model.state_dict().items():
+        assert torch.equal(saved.model.state_dict()[name], weight), name
 
 
 def test_accumulated_and_joint_batches_give_the_same_gradients(base: str, shards: str) -> None:

@@ -61,7 +61,7 @@ def test_host_memory_limits_too() -> None:
     assert 224_000 < tight < free
 
 
-def test_a_folder_with_a_config_is_enough(tmp_path: Path) -> None:
+def test_a_folder_with_a_config_is_enough(tmp_path: Path, tiny_checkpoint: str) -> None:
     from transformers import LlamaConfig
 
     LlamaConfig(
@@ -69,6 +69,8 @@ def test_a_folder_with_a_config_is_enough(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)
     plan = plan_of("--model", str(tmp_path), "--gpus", "2")
     assert plan["model"]["width"] == 64
+    own = plan_of("--recipe", "longva_7b", "--model", tiny_checkpoint)["model"]
+    assert (own["width"], own["words"]) == (128, 664)  # of its language model, without the tower
 
 
 def test_mistakes() -> None:
