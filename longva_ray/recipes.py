@@ -71,7 +71,9 @@ def longva_7b() -> Recipe:
         name="longva_7b",
         description="the released LongVA-7B weights (section 3 of the paper)",
         checkpoint="lmms-lab/LongVA-7B",
-        encode=EncodeConfig(),
+        # As the released code, which counts frames.
+        encode=EncodeConfig(sampling="1fps-by-count"),
+        images=ImageDataConfig(sampling="1fps-by-count"),
         # One GPU for both: the tower is a tenth of the language model's size.
         serve=ServeConfig(lm_gpus=0.8, encoder_gpus=0.2),
         # The extension starts from the language model. Qwen2 has no BOS, and the EOS of its chat

@@ -74,7 +74,8 @@ class ImageDataConfig:
     image_folder: str | None = None
     """What paths of images are relative to; None, the folder of each JSON file."""
     sampling: str = "1fps"
-    """Which frames of a video sample: `1fps`, `uniform:32` or `every`."""
+    """Which frames of a video sample: `1fps`, `1fps-by-count`, `uniform:32` or `every`
+    (`video.sampling`)."""
     on_error: Literal["skip", "stop"] = "skip"
     """What to do with a sample that cannot be used: leave it out and name it in the report, or
     stop."""

@@ -12,7 +12,9 @@ class EncodeConfig:
     """How videos become embedding shards."""
 
     sampling: str = "1fps"
-    """Which frames: `1fps` (section 4 of the paper), `0.5fps`, `uniform:128` or `every`."""
+    """Which frames: `1fps` (section 4 of the paper) is the frame shown at each second,
+    `1fps-by-count` every round(rate)-th frame as in the released code; or another rate,
+    `uniform:128`, or `every`."""
     dtype: Dtype = "bfloat16"
     """Number format of the encoder and of the stored tokens; the released model runs in 16 bits."""
     micro_batch: int = 32

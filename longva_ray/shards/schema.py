@@ -53,6 +53,7 @@ class EncodingSpec:
     encoder_fingerprint: str
     """Hash of the tower's and projector's weights, feature layer, pooling and normalisation."""
     sampling: str
+    """As `EncodeConfig` has it."""
     fitting: Fitting
     decoder: DecoderName
     frame_size: int
@@ -69,8 +70,19 @@ class EncodingSpec:
     @property
     def key(self) -> str:
         """Folder name: readable sampling, then 12 hex digits over every field."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return f"{Sampling.parse(self.sampling).slug}-{digest_of(text, num_bytes=6)}"
+        stored = self.stored()
+        text = json.dumps(stored, sort_keys=True)
+        return f"{stored['sampling'].replace(':', '-')}-{digest_of(text, num_bytes=6)}"
+
+    def stored(self) -> dict[str, Any]:
+        """As it is written and hashed: an encoding keeps its name for ever, whatever settings are
+        added."""
+        return dataclasses.asdict(self) | {"sampling": Sampling.parse(self.sampling).stored}
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> "EncodingSpec":
+        """What `stored` gave. Raises ValueError for an unknown field or rule."""
+        return from_dict(cls, values | {"sampling": str(Sampling.parse_stored(values["sampling"]))})
 
     def num_parts(self, num_frames: int) -> int:
         """Parts that `num_frames` sampled frames fill."""
@@ -95,11 +107,13 @@ class VideoRecord:
     part_bytes: tuple[int, ...]
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        values = dataclasses.asdict(self) | {"spec": self.spec.stored()}
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "VideoRecord":
-        return from_dict(cls, json.loads(text))
+        values = json.loads(text)
+        return from_dict(cls, values | {"spec": EncodingSpec.from_stored(values["spec"])})
 
 
 def hash_video(path: str | Path) -> str:
@@ -110,7 +124,7 @@ def hash_video(path: str | Path) -> str:
 def part_schema(spec: EncodingSpec, **metadata: Any) -> pa.Schema:
     """Arrow schema of one part; `metadata` is stored with the spec."""
     storage = _STORAGE[spec.dtype][2]
-    described = {"spec": dataclasses.asdict(spec), **metadata}
+    described = {"spec": spec.stored(), **metadata}
     return pa.schema(
         [
             pa.field("frame_index", pa.int64(), nullable=False),

@@ -77,7 +77,7 @@ class IdentifyVideo:
             return _rows([_plan_row(path, error=error.reason)])
         except OSError as error:
             return _rows([_plan_row(path, error=f"cannot be read: {error}")])
-        num_frames = len(sampled_frames(info, self._spec))
+        num_frames = len(info.sampled(Sampling.parse(self._spec.sampling)))
         missing = self._store.missing_parts(video_id, self._spec, num_frames)
         per_segment = self._parts_per_segment(path, len(missing))
         segments = [missing[i : i + per_segment] for i in range(0, len(missing), per_segment)]
@@ -126,7 +126,7 @@ class DecodeSegment:
         if version != plan["version"] and hash_video(file) != plan["video_id"]:
             raise VideoError(file, CHANGED)
         info = _probe_once(file, version, self._spec.decoder)
-        frame_index_F = sampled_frames(info, self._spec)
+        frame_index_F = info.sampled(Sampling.parse(self._spec.sampling))
         if len(frame_index_F) != plan["num_frames"]:
             raise VideoError(
                 file,
@@ -247,11 +247,6 @@ def _version(file: Path) -> str:
     """Size and time of a file: while they stay, so does its content."""
     status = file.stat()
     return f"{status.st_size} bytes of {status.st_mtime_ns} ns"
-
-
-def sampled_frames(info: VideoInfo, spec: EncodingSpec) -> np.ndarray:
-    """Positions in the file of the frames that the spec samples."""
-    return Sampling.parse(spec.sampling).indices(info.num_frames, info.average_fps)
 
 
 def _plan_row(

@@ -15,6 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from longva_ray.video.container import (
     VideoError,
     check_size,
@@ -24,6 +27,7 @@ from longva_ray.video.container import (
 )
 from longva_ray.video.orientation import Orientation, orientation_of
 from longva_ray.video.packets import PacketTable, average_fps, read_packets
+from longva_ray.video.sampling import Sampling
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -53,6 +57,11 @@ class VideoInfo:
     """Width of a pixel by its height, as stored."""
     packets: PacketTable = field(repr=False, compare=False)
     """Makes decoding possible without another pass over the file."""
+
+    def sampled(self, sampling: Sampling) -> npt.NDArray[np.int64]:
+        """The frames that a rule takes, strictly increasing, shape (F,)."""
+        packets = self.packets
+        return sampling.indices(packets.frame_pts_F, packets.time_base, self.average_fps)
 
 
 def probe_video(path: str | os.PathLike[str], *, decoder: DecoderName = "pyav") -> VideoInfo:

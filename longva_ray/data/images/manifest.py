@@ -14,6 +14,7 @@ from longva_ray.data.images.chat import RawSample
 from longva_ray.data.images.encode import PartResult
 from longva_ray.data.images.shards import VisionShardError, VisionShardsMetadata
 from longva_ray.files.digest import Digest, digest_of
+from longva_ray.video.sampling import Sampling
 from longva_ray.vision.encoding import GridSettings
 
 _VERSIONS = ("longva-ray", "numpy", "pillow", "pyarrow", "tokenizers", "transformers")
@@ -53,6 +54,17 @@ class Provenance:
             settings=settings,
             key=digest.hex(),
         )
+
+
+def stored_sampling(sampling: str, samples: Sequence[RawSample]) -> str:
+    """How the manifest names the rule that takes frames of videos (`Sampling.stored`).
+
+    Without videos the rule decides nothing. Then its text stays as it is, and shards of images that
+    were made when "1fps" was another rule are still found.
+    """
+    if any(isinstance(each.content, dict) and each.content.get("video") for each in samples):
+        return Sampling.parse(sampling).stored
+    return sampling
 
 
 def manifest_of(results: Sequence[PartResult], origin: Provenance) -> VisionShardsMetadata:

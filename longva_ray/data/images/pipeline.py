@@ -25,7 +25,7 @@ import numpy as np
 
 from longva_ray.data.images.chat import RawSample, read_samples
 from longva_ray.data.images.encode import EncodePart, PartResult, read_result
-from longva_ray.data.images.manifest import Provenance, manifest_of
+from longva_ray.data.images.manifest import Provenance, manifest_of, stored_sampling
 from longva_ray.data.images.report import REPORT_NAME, image_report
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import (
@@ -72,7 +72,8 @@ def prepare_images(
         source=places,
         grids=load_longva_config(checkpoint).grids,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        settings=deciding_settings(config, _NOT_DECIDING),
+        settings=deciding_settings(config, _NOT_DECIDING)
+        | {"sampling": stored_sampling(config.sampling, samples)},
     )
     folder = Folder(output)
     if VISION_SHARDS.is_complete(folder):

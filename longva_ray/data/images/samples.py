@@ -126,7 +126,7 @@ class SampleEncoder:
 
     def _video(self, path: Path) -> Cut:
         info = probe_video(path)
-        frame_index_F = self._sampling.indices(info.num_frames, info.average_fps)
+        frame_index_F = info.sampled(self._sampling)
         self._check_length(len(frame_index_F) * self._settings.tokens_per_grid)
         chunks = decode_frames(
             info,

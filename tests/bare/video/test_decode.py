@@ -30,14 +30,25 @@ def test_frames_and_times_are_those_asked_for(
     assert info.num_frames == NUM_FRAMES
     assert info.average_fps == pytest.approx(FPS, rel=1e-3)
     requests = [
-        Sampling.parse(text).indices(info.num_frames, info.average_fps)
-        for text in ("1fps", "uniform:17", "every")
+        info.sampled(Sampling.parse(text))
+        for text in ("1fps", "1fps-by-count", "uniform:17", "every")
     ]
     requests += [np.arange(97, 140, 5), np.array([149]), np.array([0, 1, 60, 61, 148])]
     for indices in requests:
         shown, times = read_all(path, indices, decoder)
         assert shown == indices.tolist()
         np.testing.assert_allclose(times, indices / FPS, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["varying.mp4", "varying.mkv"])
+def test_a_varying_rate_is_sampled_by_time(tmp_path: Path, name: str) -> None:
+    """30 frames in 3 seconds, then one every 4 seconds."""
+    times = np.concatenate([np.arange(30) / 10, 3 + 4 * np.arange(5)])
+    write_counting_video(tmp_path / name, len(times), 10, timestamps_s=times)
+    indices = probe_video(tmp_path / name).sampled(Sampling.parse("0.5fps"))
+    shown, seconds = read_all(tmp_path / name, indices)
+    assert shown == indices.tolist() == [0, 20, 30, 31, 32, 33]
+    np.testing.assert_allclose(seconds, times[indices], atol=2e-3)
 
 
 @pytest.mark.parametrize("bframes", [0, 3])

@@ -266,6 +266,19 @@ def test_record_survives_json() -> None:
     assert VideoRecord.from_json(record.to_json()) == record
 
 
+def test_shards_keep_their_names_and_their_rule_whatever_is_added(tmp_path: Path) -> None:
+    """The name of an encoding made when "1fps" was the only rate, which counts frames."""
+    by_count = dataclasses.replace(SPEC, sampling="1fps-by-count")
+    assert by_count.key == "1fps-1ba56f8bc48c"
+    assert by_count.stored()["sampling"] == "1fps"
+    assert SPEC.key.startswith("1fps-by-time-")
+    store = ShardStore(tmp_path)
+    write_video(store, by_count)
+    assert [record.spec for record in store.records()] == [by_count]
+    with pytest.raises(ShardError, match="sampling 1fps-by-count instead of 1fps;"):
+        store.open(VIDEO_ID, SPEC)
+
+
 @pytest.mark.parametrize("field", ["encoder_fingerprint", "fitting", "micro_batch", "width"])
 def test_everything_that_changes_tokens_changes_the_key(field: str) -> None:
     changed: object = {"micro_batch": 5, "width": 7}.get(field, "squash")

@@ -11,6 +11,7 @@ from vision_world import conversation, write_base, write_image
 
 from longva_ray.data.images.chat import RawSample
 from longva_ray.data.images.encode import EncodePart, PartResult
+from longva_ray.data.images.manifest import stored_sampling
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import VisionShardError, VisionShardWriter
 from longva_ray.files.folder import Folder
@@ -110,3 +111,11 @@ def test_damaged_avif_is_left_out_whatever_its_decoder_raises(
     assert len(result.left_out) > 20
     for each in result.left_out:
         assert f"/{each.sample_id} cannot be read: " in each.reason
+
+
+def test_shards_of_images_alone_are_those_made_before_there_were_two_rules(tmp_path: Path) -> None:
+    images = [sample(tmp_path, "an image", image="a.png")]
+    videos = [*images, sample(tmp_path, "a video", video="a.mp4")]
+    assert stored_sampling("1fps", images) == "1fps"
+    assert stored_sampling("1fps", videos) == "1fps-by-time"
+    assert stored_sampling("1fps-by-count", videos) == "1fps"
