@@ -6,7 +6,6 @@ Told by the file's suffix and by `architectures` in config.json, never by `model
 name: the published LongVA-7B calls itself "qwen2".
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from longva_ray.lm import released
 from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.gguf import gguf_source, is_gguf
 from longva_ray.lm.longva import LongVAForConditionalGeneration
-from longva_ray.lm.weights import checkpoint_folder
+from longva_ray.lm.weights import checkpoint_folder, read_json
 
 Kind = Literal["longva", "released", "causal", "gguf"]
 """LongVA in our layout or in the released one, any other model in a folder, or a GGUF file."""
@@ -47,14 +46,14 @@ def is_longva(path: str | Path) -> bool:
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a folder or hub name, as it is written.
 
-    Raises ValueError when there is none.
+    Raises ValueError when there is none, or a damaged one.
     """
     file = checkpoint_folder(path) / "config.json"
     if not file.exists():
         raise ValueError(
             f"{file.parent} has no config.json; the result of a run is in its folder final"
         )
-    config: dict[str, Any] = json.loads(file.read_text())
+    config: dict[str, Any] = read_json(file)
     return config
 
 

@@ -19,10 +19,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longva_ray.lm.weights import save_folder
+from longva_ray.lm.weights import looks_like, save_folder
 
 ORIGIN = "converted_from.json"
 """File in a converted folder that says which GGUF file it was."""
+
+
+MAGIC = b"GGUF"
+"""What every GGUF file begins with."""
 
 
 logger = logging.getLogger(__name__)
@@ -36,11 +40,15 @@ def is_gguf(model: str | Path) -> bool:
 def gguf_source(file: str | Path) -> tuple[str, dict[str, Any]]:
     """Where transformers loads a GGUF file from, and the keyword it takes.
 
-    Raises ValueError for a file that is not there, or without the packages that read it.
+    Raises ValueError for a file that is not there or no GGUF file, or without the packages that
+    read it.
     """
     file = Path(file).expanduser()
     if not file.is_file():
         raise ValueError(f"no GGUF file {file}; give its path, ending in .gguf")
+    with file.open("rb") as content:
+        if content.read(len(MAGIC)) != MAGIC:
+            raise ValueError(f"{file} is no GGUF file: {looks_like(file)}; download it again")
     if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
         raise ValueError(
             f"{file}: transformers reads it with gguf and accelerate; pip install "

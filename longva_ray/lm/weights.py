@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,10 +78,23 @@ def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, 
 
 
 def check_readable(folder: Path) -> None:
-    """Raises ValueError for a damaged safetensors file; reads no tensor."""
-    for file in sorted(folder.glob("*.safetensors")):
+    """Raises ValueError for a damaged file of weights; reads no tensor."""
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
+    for file in sorted(files):
         with _open_weights(file):
             pass
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file of a checkpoint holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _unreadable(file, error) from error
 
 
 @contextmanager
@@ -115,7 +129,7 @@ def _stored_names(folder: Path) -> dict[str, list[str]]:
         index = folder / f"{single}.index.json"
         if index.exists():
             files: dict[str, list[str]] = {}
-            for name, file in json.loads(index.read_text())["weight_map"].items():
+            for name, file in read_json(index)["weight_map"].items():
                 files.setdefault(file, []).append(name)
             return files
         if (folder / single).exists():
@@ -129,7 +143,9 @@ def _open_weights(file: Path) -> Iterator[tuple[list[str], Callable[[str], Tenso
     """Names of the tensors in a file, and how to read one; ValueError for a damaged file."""
     try:
         if file.suffix == ".bin":
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            tensors = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
             opened: Any = contextlib.nullcontext()
             names, read = list(tensors), tensors.__getitem__
         else:
@@ -138,16 +154,20 @@ def _open_weights(file: Path) -> Iterator[tuple[list[str], Callable[[str], Tenso
     except FileNotFoundError:  # which names the file
         raise
     except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"weights {file} cannot be read: {_looks_like(file)}; download the file again and "
-            f"compare its size with the original's ({type(error).__name__}: {error})"
-        ) from error
+        raise _unreadable(file, error) from error
     with opened:
         yield names, read
 
 
-def _looks_like(file: Path) -> str:
-    """What a file that should hold weights seems to hold instead."""
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{file} cannot be read: {looks_like(file)}; download the file again and compare its size "
+        f"with the original's ({type(error).__name__}: {error})"
+    )
+
+
+def looks_like(file: Path) -> str:
+    """What a file of a checkpoint that cannot be read seems to hold."""
     num_bytes = file.stat().st_size
     with file.open("rb") as content:
         start = content.read(64)
@@ -157,4 +177,4 @@ def _looks_like(file: Path) -> str:
         return "it is a web page, so the download needed a login or failed"
     if not num_bytes:
         return "it is empty"
-    return f"it has {num_bytes:,} bytes and is cut short or no file of weights"
+    return f"it has {num_bytes:,} bytes and is cut short or of another format"

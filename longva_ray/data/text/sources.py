@@ -21,6 +21,7 @@ import pyarrow.parquet
 from longva_ray.data.text.delivery import open_source
 from longva_ray.data.text.documents import BadRecord, SourceDocument, document_of, shown
 from longva_ray.data.text.files import SourceFile
+from longva_ray.files.tables import named_twice
 from longva_ray.settings.data import TextDataConfig
 
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -138,13 +139,8 @@ def _named_twice(file: SourceFile, have: list[str], config: TextDataConfig) -> B
     """What is wrong if a column that is read shares its name with another."""
     fields = (config.text_field, config.domain_field, config.labels_field)
     read = {part for name in fields if name is not None for part in (name, name.partition(".")[0])}
-    twice = sorted(name for name in read if have.count(name) > 1)
-    if not twice:
-        return None
-    return BadRecord(
-        f"{file.path}: {have.count(twice[0])} columns are named {twice[0]!r}, so which is meant is "
-        "unknown; want names that differ, so rename or drop the others"
-    )
+    twice = named_twice(have, read)
+    return BadRecord(f"{file.path}: {twice}") if twice else None
 
 
 def _read_arrow(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> Iterator[_Located]:

@@ -15,6 +15,7 @@ language model.
 """
 
 import io
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from longva_ray.files.digest import Digest
+from longva_ray.files.tables import named_twice
 from longva_ray.lm.load import load_frame_encoder, load_longva_config
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.vision.fit_image import whole_image
@@ -58,7 +60,8 @@ class Needle:
 def read_needles(place: str | Path) -> list[Needle]:
     """Needles of a .json or .parquet file, or of a folder with .parquet or .arrow files.
 
-    Raises ValueError when it holds none, lacks a column, or an image cannot be read.
+    Raises ValueError when it holds none, lacks a column or has it twice, or an image cannot be
+    read.
     """
     path = Path(place)
     if path.suffix == ".json" and path.is_file():
@@ -124,10 +127,18 @@ def _tables(path: Path) -> Iterator[pa.Table]:
     files = [path] if path.is_file() else sorted(path.rglob("*.*"))
     for file in files:
         if file.suffix == ".parquet":
-            yield pyarrow.parquet.read_table(file)
+            with pyarrow.parquet.ParquetFile(file) as source:
+                yield _checked(source.read(), file)
         elif file.suffix == ".arrow":  # what `datasets` saves is a stream, not a file
             with pa.memory_map(str(file)) as source:
-                yield pa.ipc.open_stream(source).read_all()
+                yield _checked(pa.ipc.open_stream(source).read_all(), file)
+
+
+def _checked(table: pa.Table, file: Path) -> pa.Table:
+    twice = named_twice(table.column_names, itertools.chain(*COLUMNS.values()))
+    if twice:
+        raise ValueError(f"{file}: {twice}")
+    return table
 
 
 def _needle(row: Mapping[str, Any], folder: Path, where: str) -> Needle:

@@ -35,6 +35,7 @@ from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.processor import LongVAProcessor
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.lm.splice import embed_text, fill, placeholder_mask
+from longva_ray.lm.weights import check_readable, checkpoint_folder
 from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
@@ -112,6 +113,7 @@ class AlignmentStage(LanguageStage[AlignConfig, LongVAForConditionalGeneration, 
 
     def check_inputs(self) -> None:
         config = load_longva_config(self.base)
+        check_readable(checkpoint_folder(self.base))
         tokenizer = AutoTokenizer.from_pretrained(self.base)
         add_placeholders(tokenizer)
         self.shards.check_model(config.grids, tokenizer)

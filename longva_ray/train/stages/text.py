@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from longva_ray.data.text.shards import TokenSequence, TokenShards
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.language_model import language_config, load_language_model
+from longva_ray.lm.weights import check_readable, checkpoint_folder
 from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
@@ -58,6 +59,8 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
                 f"rows of {self.shards.place} hold {data.sequence_length} tokens but max_tokens "
                 f"is {self.config.max_tokens}; raise it, or prepare shorter rows"
             )
+        if not self.config.from_scratch:
+            check_readable(checkpoint_folder(self.base))
         self.shards.check_tokenizer(load_tokenizer(self.base))
         vocabulary = language_config(self.base).vocab_size
         if data.largest_id >= vocabulary:

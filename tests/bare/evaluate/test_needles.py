@@ -121,3 +121,21 @@ def test_needles_become_tokens_of_the_checkpoints_own_encoder(tiny_checkpoint: s
     frame = whole_image(Image.fromarray(images[1]), fitting="letterbox", grid_size=56)
     wanted_QD = encoder.encode(frame, micro_batch=1)[0]
     torch.testing.assert_close(tokens_KQD[1], wanted_QD, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, suffix: str) -> None:
+    """Which of the two is meant is unknown; a column that is not read may be there twice."""
+    columns = {"image": b"", "question": "?", "answer": "red", "note": "a"}
+    for twice in ("answer", "note"):
+        arrays = [pa.array([value]) for value in (*columns.values(), columns[twice])]
+        table = pa.Table.from_arrays(arrays, names=[*columns, twice])
+        file = tmp_path / f"needles{suffix}"
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(table, file)
+        else:
+            with pa.ipc.new_stream(str(file), table.schema) as writer:
+                writer.write_table(table)
+        refusal = "the image of needle 0" if twice == "note" else "2 columns are named 'answer'"
+        with pytest.raises(ValueError, match=refusal):
+            read_needles(file)

@@ -16,13 +16,16 @@ def test_only_the_suffix_decides() -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no GGUF file .*missing\.gguf"):
         gguf_source(tmp_path / "missing.gguf")
+    (tmp_path / "pointer.gguf").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"pointer\.gguf is no GGUF file: .*git lfs pull"):
+        gguf_source(tmp_path / "pointer.gguf")
 
 
 def test_folder_and_name_or_the_packages_that_lack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "model.gguf"
-    file.touch()
+    file.write_bytes(b"GGUF")
     monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: name)
     assert gguf_source(file) == (str(tmp_path), {"gguf_file": "model.gguf"})
     monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)

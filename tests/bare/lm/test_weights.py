@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from longva_ray.lm.base_models import kind_of_checkpoint
 from longva_ray.lm.weights import check_readable, read_tensors
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 15000000\n"
@@ -20,7 +21,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 150000
         (b"<html>log in</html>", "a web page"),
         (b"", "it is empty"),
         (None, "has [0-9,]+ bytes and is cut short"),
-        (pickle.dumps({"a": Path("b")}), "no file of weights"),
+        (pickle.dumps({"a": Path("b")}), "of another format"),
     ],
 )
 def test_a_damaged_file_says_what_it_looks_like(
@@ -38,6 +39,14 @@ def test_a_damaged_file_says_what_it_looks_like(
     file.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(ValueError, match=f"{name} cannot be read: .*{looks_like}.*download"):
         read_tensors(tmp_path, str, torch.float32)
-    if name.endswith(".safetensors"):
-        with pytest.raises(ValueError, match="cannot be read"):
-            check_readable(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        check_readable(tmp_path)
+
+
+def test_a_damaged_json_file_says_so_too(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors.index.json"):
+        (tmp_path / name).write_bytes(LFS)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: .*git lfs pull"):
+        kind_of_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=r"index\.json cannot be read: .*git lfs pull"):
+        read_tensors(tmp_path, str, torch.float32)

@@ -1,5 +1,6 @@
 """The text stage in one process: what is labelled, what is counted, what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,12 @@ def test_accumulated_and_joint_batches_give_the_same_gradients(base: str, shards
 def test_misfits_are_refused_before_anything_starts(base: str, shards: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_tokens"):
         TextStage(alone(max_tokens=49), base=base, shards=shards).check_inputs()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(base, damaged)
+    (damaged / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"damaged.model\.safetensors.*git lfs pull"):
+        TextStage(alone(), base=str(damaged), shards=shards).check_inputs()
+    TextStage(alone(from_scratch=True), base=str(damaged), shards=shards).check_inputs()
     with pytest.raises(TokenShardError):
         TextStage(alone(), base=base, shards=str(tmp_path))
     with pytest.raises(ValueError, match="ring_size must divide num_workers"):
