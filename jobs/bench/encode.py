@@ -33,7 +33,7 @@ from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.encoded_video import EncodedVideo
 from longva_ray.shards.pipeline import EncodeReport, encode_videos
-from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.schema import EncodingSpec, tensor_to_stored
 from longva_ray.shards.store import ShardStore
 
 VIDEO_ID = "0" * 32
@@ -193,7 +193,8 @@ def reading(frames: int, folder: Path, console: Console) -> None:
     for part in range(spec.num_parts(frames)):
         rows = np.array(spec.part_rows(part, frames))
         tokens_FQD = torch.full((len(rows), 144, 3584), float(part), dtype=torch.bfloat16)
-        store.write_part(VIDEO_ID, spec, part, rows, rows.astype(float), tokens_FQD)
+        stored_FQD = tensor_to_stored(tokens_FQD)
+        store.write_part(VIDEO_ID, spec, part, rows, rows.astype(float), stored_FQD)
     store.commit(VIDEO_ID, spec, source="bench", num_frames=frames, duration_s=float(frames))
     started = time.perf_counter()
     video: EncodedVideo = ShardStore(root).open(VIDEO_ID, spec)

@@ -66,11 +66,6 @@ def stored_dtype(path: str | Path) -> torch.dtype:
     return dtype
 
 
-def transformers_source(path: str | Path) -> tuple[str, dict[str, Any]]:
-    """Where transformers loads from, and the keyword that a GGUF file takes."""
-    return gguf_source(path) if is_gguf(path) else (str(checkpoint_folder(path)), {})
-
-
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, hub name or GGUF file; fetches no weights from the hub.
 

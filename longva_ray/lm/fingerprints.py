@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.files.digest import Digest, digest_of
-from longva_ray.lm.base_models import transformers_source
+from longva_ray.lm.gguf import transformers_source
 
 _DECIDING = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
 

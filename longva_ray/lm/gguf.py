@@ -16,10 +16,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from longva_ray.lm.weights import looks_like, save_folder
+from longva_ray.lm.weights import checkpoint_folder, looks_like, save_folder
 
 ORIGIN = "converted_from.json"
 """File in a converted folder that says which GGUF file it was."""
@@ -57,6 +54,11 @@ def gguf_source(file: str | Path) -> tuple[str, dict[str, Any]]:
     return str(file.parent), {"gguf_file": file.name}
 
 
+def transformers_source(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Where transformers loads from, and the keyword that a GGUF file takes."""
+    return gguf_source(path) if is_gguf(path) else (str(checkpoint_folder(path)), {})
+
+
 def prepare_base(model: str, folder: Path) -> str:
     """What training loads instead of `model`: itself, or `folder` with what a GGUF file holds.
 
@@ -86,6 +88,11 @@ def describe_origin(file: Path) -> str:
 
 
 def _convert(place: str, source: dict[str, Any], folder: Path, origin: str) -> None:
+    # Here, because a model's classes take seconds to load: whoever only asks what a file is should
+    # not wait for them.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(place, **source)
     read = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **source)
     # A model read from GGUF counts as quantised, which transformers refuses to write.

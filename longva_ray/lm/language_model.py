@@ -24,8 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from longva_ray.lm.base_models import is_longva, transformers_source
+from longva_ray.lm.base_models import is_longva
 from longva_ray.lm.build import build_model, use_generation_config
+from longva_ray.lm.gguf import transformers_source
 from longva_ray.lm.layout import LANGUAGE, open_checkpoint
 from longva_ray.lm.prompt import check_prompt_length
 from longva_ray.lm.rope import assert_rope, stretch

@@ -10,16 +10,21 @@ A part is opened when one of its rows is asked for, and kept open. What it does 
 Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from longva_ray.files.digest import digest_of
 from longva_ray.files.parts import part_name
-from longva_ray.shards.schema import METADATA_KEY, ShardError, VideoRecord, array_to_tokens
+from longva_ray.shards.schema import METADATA_KEY, ShardError, VideoRecord, column_to_tensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 class EncodedVideo:
@@ -62,11 +67,13 @@ class EncodedVideo:
         for part in range(start // spec.part_frames, spec.num_parts(stop)):
             rows = spec.part_rows(part, self.num_frames)
             first, last = max(start, rows.start), min(stop, rows.stop)
-            tokens_FQD = array_to_tokens(self._batch(part).column("tokens"), spec)
+            tokens_FQD = column_to_tensor(self._batch(part).column("tokens"), spec)
             yield tokens_FQD[first - rows.start : last - rows.start]
 
     def tokens(self, rows: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
         """Tokens FQD of all rows, or of the given ones, copied into one tensor."""
+        import torch  # here, so that workers which only write start without it
+
         if rows is None:
             return torch.cat(list(self.parts()))
         chosen = np.asarray(rows, dtype=np.int64)
@@ -82,7 +89,7 @@ class EncodedVideo:
         part_of_row = chosen // spec.part_frames
         for part in np.unique(part_of_row):
             here = np.flatnonzero(part_of_row == part)
-            tokens_FQD = array_to_tokens(self._batch(int(part)).column("tokens"), spec)
+            tokens_FQD = column_to_tensor(self._batch(int(part)).column("tokens"), spec)
             out_FQD[here] = tokens_FQD[chosen[here] - part * spec.part_frames]
         return out_FQD
 

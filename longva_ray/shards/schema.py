@@ -12,17 +12,22 @@ encoded tokens can never be mixed. Tokens are a fixed-shape tensor column [Q tok
 width]. Arrow has no bfloat16: its bits are stored as uint16 and the real number format stands in
 the metadata, so 16-bit tokens of either kind survive unchanged.
 
+Torch is imported where tensors are made: workers that only decode and write start without it.
+
 Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 """
+
+# No `from __future__ import annotations`: reading JSON goes by the real types of fields.
 
 import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from longva_ray.files.digest import Digest, digest_of
 from longva_ray.settings.base import Dtype, from_dict
@@ -30,15 +35,14 @@ from longva_ray.video.fitting import Fitting
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
 
+if TYPE_CHECKING:
+    import torch
+
 FORMAT_VERSION = 1
 
 METADATA_KEY = b"longva_ray"
 
-_STORAGE = {
-    "float32": (torch.float32, torch.float32, pa.float32()),
-    "float16": (torch.float16, torch.float16, pa.float16()),
-    "bfloat16": (torch.bfloat16, torch.uint16, pa.uint16()),
-}
+_STORED_AS = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 
 
 class ShardError(ValueError):
@@ -123,7 +127,7 @@ def hash_video(path: str | Path) -> str:
 
 def part_schema(spec: EncodingSpec, **metadata: Any) -> pa.Schema:
     """Arrow schema of one part; `metadata` is stored with the spec."""
-    storage = _STORAGE[spec.dtype][2]
+    storage = _STORED_AS[spec.dtype]
     described = {"spec": spec.stored(), **metadata}
     return pa.schema(
         [
@@ -139,29 +143,45 @@ def part_schema(spec: EncodingSpec, **metadata: Any) -> pa.Schema:
     )
 
 
-def tokens_to_array(tokens_FQD: torch.Tensor, spec: EncodingSpec) -> pa.ExtensionArray:
-    """Tokens as the schema's tensor column, without changing a bit."""
-    dtype, stored_as, _ = _STORAGE[spec.dtype]
-    wanted = (tokens_FQD.shape[0], spec.tokens_per_frame, spec.width)
-    if tokens_FQD.dtype != dtype or tuple(tokens_FQD.shape) != wanted:
+def column_dtype(spec: EncodingSpec) -> np.dtype[Any]:
+    """The numbers of the token column: those of the spec, but the bits of bfloat16 as uint16."""
+    return np.dtype(_STORED_AS[spec.dtype].to_pandas_dtype())
+
+
+def tensor_to_stored(tokens_FQD: "torch.Tensor") -> npt.NDArray[Any]:
+    """Tokens as the numbers that are stored, without changing a bit."""
+    import torch
+
+    tokens_FQD = tokens_FQD.detach().cpu().contiguous()
+    if tokens_FQD.dtype == torch.bfloat16:
+        tokens_FQD = tokens_FQD.view(torch.uint16)
+    return tokens_FQD.numpy()
+
+
+def stored_to_column(tokens_FQD: npt.NDArray[Any], spec: EncodingSpec) -> pa.ExtensionArray:
+    """Tokens in their stored numbers as the schema's tensor column."""
+    wanted = (len(tokens_FQD), spec.tokens_per_frame, spec.width)
+    dtype = column_dtype(spec)
+    if tokens_FQD.dtype != dtype or tokens_FQD.shape != wanted:
         raise ShardError(
-            f"tokens are {tokens_FQD.dtype} {tuple(tokens_FQD.shape)}, but the spec says {dtype} "
-            f"{wanted}"
+            f"tokens are {tokens_FQD.dtype} {tokens_FQD.shape}, but the spec says {dtype} {wanted}"
         )
-    flat = tokens_FQD.detach().cpu().contiguous().view(stored_as).flatten().numpy()
     per_frame = spec.tokens_per_frame * spec.width
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(flat), per_frame)
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(tokens_FQD.ravel()), per_frame)
     return pa.ExtensionArray.from_storage(part_schema(spec).field("tokens").type, storage)
 
 
-def array_to_tokens(column: pa.ExtensionArray, spec: EncodingSpec) -> torch.Tensor:
+def column_to_tensor(column: pa.ExtensionArray, spec: EncodingSpec) -> "torch.Tensor":
     """Tokens FQD of a tensor column as a view on Arrow's memory (nothing is copied; do not write to
     it)."""
-    dtype = _STORAGE[spec.dtype][0]
+    import torch
+
     values = column.storage.flatten().to_numpy(zero_copy_only=True)
     with warnings.catch_warnings():
         # Memory-mapped pages are read-only and torch has no read-only tensors; the docstring
         # carries the rule.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         flat = torch.from_numpy(values)
-    return flat.view(dtype).view(len(column), spec.tokens_per_frame, spec.width)
+    return flat.view(getattr(torch, spec.dtype)).view(
+        len(column), spec.tokens_per_frame, spec.width
+    )

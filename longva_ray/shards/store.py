@@ -19,10 +19,11 @@ import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
@@ -33,7 +34,7 @@ from longva_ray.shards.schema import (
     ShardError,
     VideoRecord,
     part_schema,
-    tokens_to_array,
+    stored_to_column,
 )
 
 logger = logging.getLogger(__name__)
@@ -85,10 +86,14 @@ class ShardStore:
         part: int,
         frame_index_F: np.ndarray,
         timestamp_s_F: np.ndarray,
-        tokens_FQD: torch.Tensor,
+        tokens_FQD: npt.NDArray[Any],
     ) -> int:
-        """Write one part under its final name, or not at all; returns its size in bytes."""
-        tokens = tokens_to_array(tokens_FQD, spec)
+        """Write one part under its final name, or not at all; returns its size in bytes.
+
+        Args:
+            tokens_FQD: in the numbers that are stored (`schema.tensor_to_stored`).
+        """
+        tokens = stored_to_column(tokens_FQD, spec)
         payload = tokens.storage.flatten().buffers()[1]
         schema = part_schema(spec, video_id=video_id, part=part, tokens_blake2b=digest_of(payload))
         columns = [

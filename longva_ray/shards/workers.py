@@ -4,7 +4,8 @@ here.
 Each takes and returns batches of one row, a dictionary of columns, as Ray Data's `map_batches`
 hands them out. A row that carries an `error` passes through the later stages untouched, so a bad
 video ends up in the report and does not stop the others. Only a user's mistake (an unreadable
-video) becomes such a row; a bug is raised and stops the run.
+video) becomes such a row; a bug is raised and stops the run. Torch is imported by what encodes
+alone: the other workers start sooner without it.
 
 Shapes: F frames of one part, Y/X/C pixel axes, Q visual tokens of a frame, D width of the language
 model."""
@@ -16,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from longva_ray.files.places import file_name, is_uri, local_file
 from longva_ray.settings.encoding import EncodeConfig
-from longva_ray.shards.schema import EncodingSpec, VideoRecord, hash_video
+from longva_ray.shards.schema import (
+    EncodingSpec,
+    VideoRecord,
+    column_dtype,
+    hash_video,
+    tensor_to_stored,
+)
 from longva_ray.shards.store import ShardStore
 from longva_ray.video.container import VideoError
 from longva_ray.video.decode import decode_frames
@@ -40,6 +46,8 @@ CHANGED = "changed while it was encoded; encode it again"
 def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
     """The provenance that tokens of this checkpoint under this config carry. Reads the encoder's
     weights once."""
+    import torch
+
     from longva_ray.lm.load import load_frame_encoder, load_longva_config
 
     encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype))
@@ -159,6 +167,8 @@ class EncodeFrames:
     actor."""
 
     def __init__(self, checkpoint: str, config: EncodeConfig) -> None:
+        import torch
+
         from longva_ray.lm.load import load_frame_encoder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,10 +180,11 @@ class EncodeFrames:
     def __call__(self, batch: Batch) -> Batch:
         frames_FYXC = batch.pop("frames")[0]
         started = time.perf_counter()
-        tokens_FQD = self._encoder.encode(frames_FYXC, micro_batch=self._micro_batch).cpu()
+        tokens_FQD = self._encoder.encode(frames_FYXC, micro_batch=self._micro_batch)
+        stored_FQD = tensor_to_stored(tokens_FQD)
         batch["encode_s"] = [time.perf_counter() - started]
-        # NumPy has no bfloat16; the bits travel as bytes and the spec says what they are.
-        batch["tokens"] = tokens_FQD.view(torch.uint8).numpy()[None]
+        # As bytes, since Arrow's tensors do not take every kind of number.
+        batch["tokens"] = stored_FQD.view(np.uint8)[None]
         return batch
 
 
@@ -185,12 +196,11 @@ class WritePart:
         self._spec = spec
 
     def __call__(self, batch: Batch) -> Batch:
-        tokens = torch.from_numpy(np.array(batch.pop("tokens")[0]))
+        tokens_FQD = batch.pop("tokens")[0].view(column_dtype(self._spec))
         frame_index_F, timestamp_s_F = batch.pop("frame_index")[0], batch.pop("timestamp_s")[0]
         part = int(batch["part"][0])
         started = time.perf_counter()
         if part >= 0:
-            tokens_FQD = tokens.view(getattr(torch, self._spec.dtype))
             self._store.write_part(
                 batch["video_id"][0], self._spec, part, frame_index_F, timestamp_s_F, tokens_FQD
             )

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from longva_ray.shards.schema import EncodingSpec
+from longva_ray.shards.schema import EncodingSpec, tensor_to_stored
 from longva_ray.shards.store import ShardStore
 
 VIDEO_ID = "0123456789abcdef" * 2
@@ -35,8 +35,7 @@ def write_video(
     for part in range(spec.num_parts(num_frames)):
         rows = spec.part_rows(part, num_frames)
         index_F = np.arange(rows.start, rows.stop) * 10
-        store.write_part(
-            video_id, spec, part, index_F, index_F / 10, tokens_FQD[rows.start : rows.stop]
-        )
+        stored_FQD = tensor_to_stored(tokens_FQD[rows.start : rows.stop])
+        store.write_part(video_id, spec, part, index_F, index_F / 10, stored_FQD)
     store.commit(video_id, spec, source="a.mp4", num_frames=num_frames, duration_s=12.0)
     return tokens_FQD
