@@ -1,6 +1,8 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they create .venv and install into it first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two test processes, each with its own Ray cluster: a test with Ray mostly waits for processes to start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-bare reproduce lint install clean
 
@@ -8,11 +10,11 @@ demo: .venv/installed
 	$(BIN)/longva demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The half that needs no Ray: a few minutes.
 test-bare: .venv/installed
-	$(BIN)/python -m pytest tests/bare
+	$(PYTEST) tests/bare
 
 reproduce: .venv/installed
 	$(BIN)/python jobs/reproduce.py

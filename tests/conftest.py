@@ -12,6 +12,8 @@ from longva_ray.recipes import checkpoint_of, get_recipe
 
 pytest_plugins = ["needle_models"]
 
+CLUSTER = Path(__file__).parent / "cluster"
+
 # Before torch is imported. The tests run many processes on few cores, and threads that wait for one
 # another by spinning would take the cores from them: a training of seconds then takes minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no failure: an example may take as long as it takes.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with Ray first: they are long, and two processes end together when the short ones fill
+    what is left."""
+    items.sort(key=lambda item: CLUSTER not in item.path.parents)
 
 
 @pytest.fixture(scope="session")

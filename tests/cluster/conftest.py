@@ -1,22 +1,46 @@
-"""What the tests with Ray share: one cluster for the whole session, and a server that speaks S3."""
+"""What the tests with Ray share: one cluster for each test process, and a server that speaks S3."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import boto3
 import pytest
 import ray
 from moto.server import ThreadedMotoServer
+from ray.cluster_utils import Cluster
 
 from longva_ray.cluster.job import hide_gpus_from_cpu_workers
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
-    """The one Ray cluster of the session; yields the address of its dashboard."""
+    """The Ray cluster of this test process; yields the address of its dashboard.
+
+    `ray.init()` would start one whose job agent listens at a fixed port, so that two test processes
+    could not run at the same time. And no command that is typed meanwhile may join this cluster:
+    Ray notes the latest one in its temporary folder, so this one has its own.
+    """
     hide_gpus_from_cpu_workers()
-    context = ray.init(num_cpus=4, include_dashboard=True, object_store_memory=512 * 2**20)
+    # Not pytest's folder: the names of sockets in it would be too long.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 4,
+                "object_store_memory": 512 * 2**20,
+                "include_dashboard": True,
+                "dashboard_port": None,
+                "dashboard_agent_listen_port": None,
+            },
+        )
+    context = ray.init(address=cluster.address)
     yield f"http://{context.dashboard_url}"
     ray.shutdown()
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
