@@ -35,11 +35,18 @@ class Outcome:
     status: Literal["finished", "stopped", "diverged", "failed"]
     step: int
     message: str = ""
+    already: bool = False
+    """Whether an earlier run had done every step."""
     peak_flops: float | None = None
     """FLOPs per second of one worker's matrix product (`train.speed`)."""
 
     def describe(self, where: str) -> str:
         """What a person is told about a run in the folder `where`, and what to do next."""
+        if self.status == "finished" and self.already:
+            return (
+                f"already finished: all {self.step} steps were done before; the model is in "
+                f"{where}/final"
+            )
         if self.status == "finished":
             return f"finished after {self.step} steps; the model is in {where}/final"
         told = f"{self.status} after step {self.step}. {self.message}"

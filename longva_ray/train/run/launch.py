@@ -16,6 +16,7 @@ every checkpoint and when the run ends.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -66,7 +67,11 @@ def train(
     filesystem, root = probe_storage(storage, name)
     run, remote = f"{root}/{name}", is_uri(storage)
     with contextlib.nullcontext() if remote else lock(Path(run) / ".lock"):
-        checkpoint = find_checkpoint(stage, config, filesystem, run)
+        checkpoint, step = find_checkpoint(stage, config, filesystem, run) or (None, 0)
+        already = step == config.steps
+        # Only on a local disk is a result whole as soon as it is there.
+        if already and not remote and Path(run, "final").is_dir():
+            return Outcome(status="finished", step=step, already=True)
         drop_damaged_index(filesystem, run)
         _warn_of_small_cluster(config)
         monitor = _start_monitor()
@@ -81,7 +86,8 @@ def train(
         trainer = _make_trainer(settings, config, root, name, filesystem if remote else None)
         with tracker_folder(filesystem, run, remote=remote) as (folder, publish):
             watch = Watch(monitor, config, folder=folder, name=name, publish=publish)
-            return watch.follow(lambda: _fit(trainer, monitor))
+            outcome = watch.follow(lambda: _fit(trainer, monitor))
+            return dataclasses.replace(outcome, already=already)
 
 
 def train_to_end(
@@ -99,8 +105,8 @@ def train_to_end(
 
 def find_checkpoint(
     stage: Stage, config: TrainConfig, filesystem: pyarrow.fs.FileSystem, folder: str
-) -> str | None:
-    """The last complete checkpoint in a run's folder, which the run goes on from.
+) -> tuple[str, int] | None:
+    """The last complete checkpoint in a run's folder, which the run goes on from, and its step.
 
     Logs which settings have changed. Raises ValueError when it belongs to another run.
     """
@@ -111,7 +117,7 @@ def find_checkpoint(
     checkpoints.check_same_run(progress, stage.identity(), config)
     for change in checkpoints.changed_settings(progress, config):
         logger.warning("going on from step %d with another setting: %s", progress.step, change)
-    return path
+    return path, progress.step
 
 
 def _fit(trainer: TorchTrainer, monitor: Any) -> Outcome:

@@ -3,9 +3,10 @@
     with Trackers(folder, ("tensorboard",), name=..., settings=...) as trackers:
         trackers.log(record)
 
-They live in the driver, so they outlast workers that are lost. Steps that are done again after a
-restart are logged again; the last line of a step counts. Packages are imported when they are asked
-for. Numbers are not worth a run: where they cannot be written, training goes on.
+They live in the driver, so they outlast workers that are lost. A run that goes on from a checkpoint
+does some steps again. What was recorded of them is dropped first, so that each step stands once:
+W&B and MLflow cannot take back what they have, and keep that. Packages are imported when they are
+asked for. Numbers are not worth a run: where they cannot be written, training goes on.
 
 The trackers of accelerate and Ray are not used: they belong inside workers, and a class here is
 about ten lines.
@@ -14,6 +15,7 @@ about ten lines.
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,10 @@ MOST_FAILURES = 5
 
 
 class Tracker(Protocol):
+    def rewind(self, step: int) -> None:
+        """Forget this step and all after it, which are done again."""
+        ...
+
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
     def close(self) -> None: ...
@@ -42,7 +48,20 @@ class JsonLines:
     """One JSON object a step, flushed after each."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / METRICS).open("a")
+        self._path = folder / METRICS
+        self._file = self._path.open("a")
+
+    def rewind(self, step: int) -> None:
+        written = self._path.read_text()
+        kept = [line for line in written.splitlines() if _step_of(line) < step]
+        text = "".join(f"{line}\n" for line in kept)
+        if text == written:
+            return
+        fresh = self._path.with_name(f"{METRICS}.new")
+        fresh.write_text(text)
+        fresh.replace(self._path)
+        self._file.close()
+        self._file = self._path.open("a")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -52,11 +71,24 @@ class JsonLines:
         self._file.close()
 
 
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for one that a kill cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
+
+
 class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._open = partial(SummaryWriter, str(folder / "tensorboard"))
+        self._writer = self._open()
+
+    def rewind(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._open(purge_step=step)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -67,12 +99,16 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Project from $WANDB_PROJECT; a run is continued under its name."""
+    """Project from $WANDB_PROJECT; a run is continued under its name. W&B itself ignores a step
+    that is before the last one it has."""
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
         import wandb
 
         self._run = wandb.init(id=name, name=name, dir=str(folder), config=settings, resume="allow")
+
+    def rewind(self, step: int) -> None:
+        pass
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
@@ -94,9 +130,16 @@ class MLflow:
         run = mlflow.start_run(run_id=known, run_name=name)
         file.write_text(run.info.run_id)
         mlflow.log_dict(settings, "settings.json")
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+        self._last = max((metric.step for metric in history), default=0)
+
+    def rewind(self, step: int) -> None:
+        pass
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self._mlflow.log_metrics(values, step=step)
+        if step > self._last:  # MLflow would keep both values of a step
+            self._mlflow.log_metrics(values, step=step)
+            self._last = step
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -113,6 +156,7 @@ class Trackers:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._failures: dict[Tracker, int] = {}
+        self._last: int | None = None
         self._trackers: list[Tracker] = [JsonLines(folder)]
         for kind in kinds:
             self._trackers.append(_make(kind, folder, name, settings))
@@ -133,9 +177,21 @@ class Trackers:
         values: dict[str, float] = dataclasses.asdict(record)
         step = int(values.pop("step"))
         values["tokens_per_second"] = record.tokens / record.seconds
+        if self._last is None or step <= self._last:
+            self._rewind(step)
+        self._last = step
+        self._each(lambda tracker: tracker.log(step, values))
+
+    def _rewind(self, step: int) -> None:
+        """The first record of a driver may follow those of an earlier one."""
+        if self._last is not None:
+            logger.info("after a restart, steps %d to %d are done again", step, self._last)
+        self._each(lambda tracker: tracker.rewind(step))
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
         for tracker in self._trackers:
             if self._failures.get(tracker, 0) < MOST_FAILURES:
-                self._attempt(tracker, partial(tracker.log, step, values))
+                self._attempt(tracker, partial(act, tracker))
 
     def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
         """A full disk or an unreachable server must not end the run."""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pyarrow.fs
 import pytest
@@ -59,7 +60,7 @@ def test_a_checkpoint_of_another_run_is_refused(stage: TextStage, tmp_path: Path
     config = settings(steps=8)
     folder = write_checkpoint(stage, config, tmp_path / "runs", 7)
     runs = str(tmp_path / "runs")
-    assert find_checkpoint(stage, config, LOCAL, runs) == str(folder)
+    assert find_checkpoint(stage, config, LOCAL, runs) == (str(folder), 7)
     with pytest.raises(ValueError, match="num_workers was 2 and is 4"):
         find_checkpoint(stage, settings(steps=8, num_workers=4), LOCAL, runs)
     with pytest.raises(ValueError, match="step 7 is beyond the 4 steps"):
@@ -72,11 +73,33 @@ def test_a_run_goes_on_from_the_last_complete_checkpoint(stage: TextStage, tmp_p
     whole, cut, begun = (write_checkpoint(stage, config, runs, step) for step in (2, 4, 6))
     (cut / "weights").write_bytes(b"123")
     (begun / "share_1.json").unlink()
-    assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(whole)
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) == (str(whole), 2)
     (begun / "share_1.json").write_text('{"wei')
-    assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(whole)
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) == (str(whole), 2)
     (cut / "weights").write_bytes(b"12345")
-    assert find_checkpoint(stage, config, LOCAL, str(runs)) == str(cut)
+    assert find_checkpoint(stage, config, LOCAL, str(runs)) == (str(cut), 4)
+
+
+def test_a_finished_run_says_so_and_starts_nothing(
+    stage: TextStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the result is not there: it may have been stopped while it wrote that."""
+
+    def resubmit() -> Outcome:
+        return launch.train(
+            stage, settings(steps=8), storage=str(tmp_path), name="runs", documents={}
+        )
+
+    started = RuntimeError("a worker was started")
+    monkeypatch.setattr(launch, "_warn_of_small_cluster", Mock(side_effect=started))
+    write_checkpoint(stage, settings(steps=8), tmp_path / "runs", 8)
+    with pytest.raises(RuntimeError, match="a worker was started"):
+        resubmit()
+    (tmp_path / "runs" / "final").mkdir()
+    outcome = resubmit()
+    assert outcome.status == "finished"
+    told = outcome.describe("/runs")
+    assert told == "already finished: all 8 steps were done before; the model is in /runs/final"
 
 
 def test_a_checkpoint_of_another_version_is_not_begun_anew(

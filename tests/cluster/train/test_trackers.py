@@ -1,13 +1,15 @@
 """Numbers of a run, where they end up."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from longva_ray.train.records import StepRecord
-from longva_ray.train.run.trackers import MOST_FAILURES, Trackers
+from longva_ray.train.run.trackers import METRICS, MOST_FAILURES, Trackers
 
 
 def record(step: int, loss: float) -> StepRecord:
@@ -24,22 +26,50 @@ def record(step: int, loss: float) -> StepRecord:
     )
 
 
-def test_a_continued_run_adds_to_both_files(tmp_path: Path) -> None:
-    for steps in ((1, 2), (2, 3)):
+def test_each_step_stands_once(tmp_path: Path) -> None:
+    """After a restart of the driver (its steps 3 and 4), and of workers under one driver; the last
+    time counts, and of a step that is not done again, the only one."""
+    for steps, attempt in (((1, 2, 3, 4, 5), 1), ((3, 4, 5, 4, 5, 6), 2)):
         with Trackers(tmp_path, ("tensorboard",), name="run", settings={}) as trackers:
             for step in steps:
-                trackers.log(record(step, 0.5 * step))
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 2, 3]
-    assert lines[-1]["loss"] == 1.5
+                trackers.log(record(step, 10 * attempt + step))
+        with (tmp_path / METRICS).open("a") as file:
+            file.write('{"step": 6, "lo')  # what a kill cuts off
+    with Trackers(tmp_path, ("tensorboard",), name="run", settings={}) as trackers:
+        trackers.log(record(7, 37))
+    wanted = [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25), (6, 26), (7, 37)]
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == wanted
     assert lines[-1]["tokens_per_second"] == 5.0
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {event.step for event in events.Scalars("train/loss")} == {1, 2, 3}
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == wanted
+
+
+def test_mlflow_keeps_the_first_value_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[int] = []
+    client = SimpleNamespace(
+        get_metric_history=lambda run_id, name: [SimpleNamespace(step=step) for step in logged]
+    )
+    fake = SimpleNamespace(
+        start_run=lambda **_: SimpleNamespace(info=SimpleNamespace(run_id="7")),
+        log_dict=lambda *_: None,
+        log_metrics=lambda values, step: logged.append(step),
+        end_run=lambda: None,
+        MlflowClient=lambda: client,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    for steps in ((1, 2, 3, 2, 3), (3, 4)):
+        with Trackers(tmp_path, ("mlflow",), name="run", settings={}) as trackers:
+            for step in steps:
+                trackers.log(record(step, 0.5))
+    assert logged == [1, 2, 3, 4]
 
 
 def test_a_missing_tracker_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"longva-ray\[wandb\]"):
         Trackers(tmp_path, ("wandb",), name="run", settings={})
 
@@ -49,6 +79,9 @@ class Away:
 
     def __init__(self) -> None:
         self.asked = 0
+
+    def rewind(self, step: int) -> None:
+        pass
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.asked += 1
