@@ -1,10 +1,12 @@
 """Speed and memory of encoding and of reading shards; prints tables of ratios measured in one run.
 
     python jobs/bench/encode.py [--folder outputs/bench]
+    python jobs/bench/encode.py --parts scaling --clip FILE --sides 56 336
 
 Encoding is compared with the plain loop: one process that decodes every frame at full size and
 encodes the sampled ones one by one. Both make the same tokens from the same file (1 fps of a
-10-minute 720p H.264 video) with the tiny tower.
+10-minute 720p H.264 video) with the tiny tower. What it costs to let the decoder scale frames is in
+`scaling.py`.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -25,6 +28,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from scaling import scaling
 from scenes import write_scene_video
 
 from longva_ray.lm.load import load_frame_encoder
@@ -51,6 +55,17 @@ class Options:
     memory_minutes: tuple[int, int] = (10, 60)
     """Lengths of the 360p videos whose peak memory is compared."""
     read_frames: int = 3000
+    clip: str | None = None
+    """A video from a camera, for `scaling`; None takes the one of the speed comparison."""
+    sides: tuple[int, ...] = (56, 336)
+    """Sides of the squares that its frames are scaled to."""
+    parts: tuple[Literal["speed", "memory", "reading", "scaling"], ...] = (
+        "speed",
+        "memory",
+        "reading",
+        "scaling",
+    )
+    """What is measured."""
     encode: EncodeConfig
 
 
@@ -118,10 +133,15 @@ def encode_fresh(video: Path, checkpoint: str, config: EncodeConfig) -> EncodeRe
     return encode_videos([str(video)], store=ShardStore(root), checkpoint=checkpoint, config=config)
 
 
-def speed(options: Options, checkpoint: str, folder: Path, console: Console) -> None:
+def speed_video(options: Options, folder: Path) -> Path:
     video = folder / f"{options.minutes}min-720p.mp4"
     if not video.exists():
         write_scene_video(video, seconds=60 * options.minutes, fps=30, size=(1280, 720))
+    return video
+
+
+def speed(options: Options, checkpoint: str, folder: Path, console: Console) -> None:
+    video = speed_video(options, folder)
     # In a separate process: decord keeps gigabytes, which would count as ours below.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as alone:
@@ -220,11 +240,18 @@ def main() -> None:
     commit = subprocess.run(revision, capture_output=True, text=True, check=False).stdout.strip()
     console.print(f"commit {commit}, {psutil.cpu_count()} CPUs, torch {torch.__version__}")
     checkpoint = checkpoint_of(get_recipe(options.recipe))
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    speed(options, checkpoint, folder, console)
-    memory(options, checkpoint, folder, console)
-    reading(options.read_frames, folder, console)
+    if {"speed", "memory"} & set(options.parts):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if "speed" in options.parts:
+        speed(options, checkpoint, folder, console)
+    if "memory" in options.parts:
+        memory(options, checkpoint, folder, console)
+    if "reading" in options.parts:
+        reading(options.read_frames, folder, console)
+    if "scaling" in options.parts:
+        clip = Path(options.clip) if options.clip else speed_video(options, folder)
+        scaling(clip, checkpoint, options.sides, options.encode, console)
 
 
 if __name__ == "__main__":

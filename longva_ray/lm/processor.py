@@ -159,7 +159,10 @@ class LongVAProcessor(ProcessorMixin):
             return frames_FYXC
         fitted = [
             whole_image(
-                Image.fromarray(frame_YXC), fitting=self.frame_fitting, grid_size=self.grid_size
+                Image.fromarray(frame_YXC),
+                fitting=self.frame_fitting,
+                grid_size=self.grid_size,
+                resize="pillow",
             )
             for frame_YXC in frames_FYXC
         ]

@@ -3,6 +3,7 @@
 import dataclasses
 
 from longva_ray.settings.base import Dtype
+from longva_ray.video.canvas import Resize
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
 
@@ -25,6 +26,9 @@ class EncodeConfig:
     decoder: DecoderName = "pyav"
     """What decodes: PyAV, or decord, which is slower and does not notice damage
     (`video.decode`)."""
+    resize: Resize = "decoder"
+    """What scales frames: the decoder, which is faster, or Pillow, as in the released code
+    (`video.canvas`)."""
     decode_cpus: float = 0.9
     """CPUs that Ray reserves for one decoding task."""
     encoder_cpus: float = 1.0

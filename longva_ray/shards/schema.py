@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from longva_ray.files.digest import Digest, digest_of
 from longva_ray.settings.base import Dtype, from_dict
+from longva_ray.video.canvas import Resize
 from longva_ray.video.fitting import Fitting
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
@@ -69,6 +70,7 @@ class EncodingSpec:
     """Batched products round differently by batch size, so it is part of what makes runs equal bit
     for bit."""
     part_frames: int
+    resize: Resize = "decoder"
     format_version: int = FORMAT_VERSION
 
     @property
@@ -80,8 +82,11 @@ class EncodingSpec:
 
     def stored(self) -> dict[str, Any]:
         """As it is written and hashed: an encoding keeps its name for ever, whatever settings are
-        added."""
-        return dataclasses.asdict(self) | {"sampling": Sampling.parse(self.sampling).stored}
+        added. So a later one is left out where it says what was done before it came."""
+        values = dataclasses.asdict(self) | {"sampling": Sampling.parse(self.sampling).stored}
+        if self.resize == "decoder":
+            del values["resize"]
+        return values
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> "EncodingSpec":

@@ -62,6 +62,7 @@ def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
         width=encoder.width,
         micro_batch=config.micro_batch,
         part_frames=config.part_frames,
+        resize=config.resize,
     )
 
 
@@ -150,6 +151,7 @@ class DecodeSegment:
                 size=self._spec.frame_size,
                 fitting=self._spec.fitting,
                 chunk_frames=self._spec.part_frames,
+                resize=self._spec.resize,
             )
             started = time.perf_counter()
             for part, chunk in zip(run, chunks, strict=True):

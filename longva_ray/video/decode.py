@@ -3,8 +3,8 @@
 (VideoInfo, frame indices) -> FrameChunks of uint8 frames F Y X C, Y = X = size, C = RGB.
 
 One forward pass: packets that no chosen frame depends on are never decoded, scaling happens inside
-the decoder, and at most one chunk of finished frames is held, so memory does not grow with the
-length of the video.
+the decoder unless Pillow is asked for, and at most one chunk of finished frames is held, so memory
+does not grow with the length of the video.
 
 Two decoders with one contract. PyAV is the default; decord has to be asked for
 (`probe_video(path, decoder="decord")`):
@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from longva_ray.video.canvas import Canvas
+from longva_ray.video.canvas import Canvas, Resize
 from longva_ray.video.container import VideoError
 from longva_ray.video.decord_frames import decord_frames
 from longva_ray.video.fitting import Fitting
@@ -62,14 +62,15 @@ def decode_frames(
     size: int,
     fitting: Fitting,
     chunk_frames: int,
+    resize: Resize = "decoder",
     num_threads: int = 1,
 ) -> Iterator[FrameChunk]:
     """Decode the frames at `frame_index_F` (strictly increasing), fitted onto size x size pixels.
 
     Yields chunks of `chunk_frames` frames in order; the last one may be shorter. Timestamps are the
-    container's, in seconds from the start of the file. One thread is the default, because each
-    worker decodes its own video; more threads only help a single video. A `VideoInfo` saves the
-    pass over the file that a path costs.
+    container's, in seconds from the start of the file. `resize` says what scales (`canvas.py`). One
+    thread is the default, because each worker decodes its own video; more threads only help a
+    single video. A `VideoInfo` saves the pass over the file that a path costs.
 
     Raises ValueError for indices that are not increasing or not in the video. Raises VideoError for
     a file that cannot be opened, or that breaks while it is decoded: the error names the frame, and
@@ -79,7 +80,7 @@ def decode_frames(
     index_F = np.asarray(frame_index_F, dtype=np.int64)
     _check_request(info, index_F, size, chunk_frames)
     # The checks above run at the call, the decoding when the first chunk is asked for.
-    canvas = Canvas(info, size=size, fitting=fitting)
+    canvas = Canvas(info, size=size, fitting=fitting, resize=resize)
     return _chunks(info, index_F, canvas, chunk_frames, num_threads)
 
 

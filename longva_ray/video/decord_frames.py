@@ -57,7 +57,7 @@ def decord_frames(
         if scaled_FYXC is None:
             break
         for scaled_YXC in scaled_FYXC:
-            yield canvas.paste(scaled_YXC, canvas.placement)
+            yield canvas.finish(scaled_YXC)
         done += len(batch_F)
     if done < len(frame_index_F):
         logger.info("%s: decoded by PyAV: %s", canvas.info.path, why_not)
@@ -87,12 +87,13 @@ def _open_reader(canvas: Canvas, num_threads: int) -> tuple[Any, str]:
         return None, "decord is not installed"
     import decord
 
+    width, height = canvas.decoded_size or (-1, -1)  # -1: as stored
     try:
         reader = decord.VideoReader(
             local_file(info.path),
             ctx=decord.cpu(0),
-            width=canvas.placement.scaled_width,
-            height=canvas.placement.scaled_height,
+            width=width,
+            height=height,
             num_threads=num_threads,
             # A share of the frames so small that the first one decord would repeat is an error.
             fault_tol="0.0000001",

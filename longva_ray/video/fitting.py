@@ -13,8 +13,8 @@ Four fittings, one choice for the whole project, recorded in every artifact:
 
 The released code uses letterbox_mean for its haystack, and crops in chat and Video-MME.
 
-Integers only, no scaling of pixels: that is done by the decoder (`decode.py`) or by the image
-library.
+Integers only, no scaling of pixels: that is done by the decoder (`canvas.py`) or by Pillow
+(`pillow_fit.py`).
 
 Shapes: F frames, Y rows, X columns, C colour channels.
 """

@@ -11,10 +11,11 @@ Two rules choose the number of grids, because the paper and the released code di
     "paper"     1x1    1x1      1x1      5x3        the whole grids in the image, at most 49
     "released"  1x2    1x2      2x2      6x4        the best of all canvases of 2 to 49 grids
 
-How an image is put on a canvas of another shape is the project's one fitting (`fit_image`), the
-same for images, needles, haystacks and chat frames. The exception is a letterbox under "released":
-the original checkpoints saw images whose free side was rounded up, where ours is rounded to the
-nearest pixel. One row more or less moves nine pixels in ten, so `released_letterbox` repeats it.
+How an image is put on a canvas of another shape is the project's one fitting
+(`longva_ray.video.pillow_fit`), the same for images, needles, haystacks and chat frames. The
+exception is a letterbox under "released": the original checkpoints saw images whose free side was
+rounded up, where ours is rounded to the nearest pixel. One row more or less moves nine pixels in
+ten, so `released_letterbox` repeats it.
 Its bars are black with "letterbox_mean" too: there, only frames have bars of the mean colour.
 
 Shape suffixes: G grids, Y and X pixel rows and columns, C channels.
@@ -30,7 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longva_ray.video.fitting import LETTERBOXES, Fitting
-from longva_ray.vision.fit_image import fit_image, released_letterbox
+from longva_ray.video.pillow_fit import fit_image
+from longva_ray.vision.fit_image import released_letterbox
 from longva_ray.vision.upright_image import upright_rgb
 
 GridRule = Literal["paper", "released"]

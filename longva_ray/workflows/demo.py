@@ -239,6 +239,7 @@ def _contact_sheet(video: Path, encoded: EncodedVideo, path: Path, columns: int 
         size=spec.frame_size,
         fitting=spec.fitting,
         chunk_frames=len(rows),
+        resize=spec.resize,
     )
     frames_FYXC = next(iter(chunks)).frames_FYXC
     cell = max(spec.frame_size, 112)

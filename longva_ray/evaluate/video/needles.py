@@ -108,7 +108,12 @@ def encode_needles(
     encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(device)
     fitting = load_longva_config(checkpoint).frame_fitting
     frames = [
-        whole_image(Image.fromarray(image_YXC), fitting=fitting, grid_size=encoder.grid_size)
+        whole_image(
+            Image.fromarray(image_YXC),
+            fitting=fitting,
+            grid_size=encoder.grid_size,
+            resize=config.resize,
+        )
         for image_YXC in images
     ]
     return encoder.encode(np.concatenate(frames), micro_batch=config.micro_batch).cpu()

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longva_ray.video.fitting import Fitting, paste, place
-from longva_ray.vision.fit_image import fit_image, whole_image
+from longva_ray.video.pillow_fit import fit_image
+from longva_ray.vision.fit_image import whole_image
 
 FITTINGS: tuple[Fitting, ...] = get_args(Fitting)
 

@@ -272,6 +272,7 @@ def test_shards_keep_their_names_and_their_rule_whatever_is_added(tmp_path: Path
     assert by_count.key == "1fps-1ba56f8bc48c"
     assert by_count.stored()["sampling"] == "1fps"
     assert SPEC.key.startswith("1fps-by-time-")
+    assert dataclasses.replace(by_count, resize="pillow").key != by_count.key
     store = ShardStore(tmp_path)
     write_video(store, by_count)
     assert [record.spec for record in store.records()] == [by_count]
