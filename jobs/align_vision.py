@@ -44,17 +44,14 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
-    from longva_ray.train.run.launch import train
-    from longva_ray.train.stages.alignment import AlignmentStage
-
     storage, shards = absolute(options.storage), absolute(options.shards)
     base = model_place(options.model)
     config = chosen_config(options)
+    from longva_ray.train.run.launch import train
+    from longva_ray.train.stages.alignment import AlignmentStage
+
     stage = AlignmentStage(config, base=base, shards=shards)
     stage.check_inputs()
-    ray.init(ignore_reinit_error=True)
     documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
     outcome = train(stage, config, storage=storage, name=options.name, documents=documents)
     print(outcome.describe(f"{storage}/{options.name}"))

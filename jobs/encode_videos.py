@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import absolute, local_path
-from longva_ray.files.videos import find_videos
+from longva_ray.files.videos import check_any_is_there, find_videos
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.encoding import EncodeConfig
 
@@ -33,18 +33,17 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
-    from longva_ray.shards.pipeline import encode_videos
-    from longva_ray.shards.store import ShardStore
-
     videos = find_videos(options.videos)
-    store = ShardStore(absolute(options.store))
+    check_any_is_there(videos)
+    checkpoint = find_checkpoint(options.model, options.recipe)
+    store_place = absolute(options.store)
     report_file = local_path(options.report) if options.report else None
     if report_file:
         report_file.parent.mkdir(parents=True, exist_ok=True)
-    ray.init(ignore_reinit_error=True)
-    checkpoint = find_checkpoint(options.model, options.recipe)
+    from longva_ray.shards.pipeline import encode_videos
+    from longva_ray.shards.store import ShardStore
+
+    store = ShardStore(store_place)
     report = encode_videos(videos, store=store, checkpoint=checkpoint, config=options.encode)
     for video in report.videos:
         outcome = f"FAILED: {video.error}" if video.error else f"{video.num_frames} frames"

@@ -21,26 +21,23 @@ class Options:
 
     models: tuple[str, ...]
     """Models as name=path, in the order of the figure's panels."""
-    training_lengths: tuple[int, ...] = ()
-    """Tokens that each model was trained on, for the dotted lines; default: what its
-    configuration says."""
     out: str = "outputs/niah"
     """Folder for the report, the figures and the ledgers of finished trials."""
     recipe: str = "tiny"
     """Named set-up that everything else starts from."""
+    training_lengths: tuple[int, ...] = ()
+    """Tokens that each model was trained on, for the dotted lines; default: what its
+    configuration says."""
     niah: NiahConfig
 
 
 def main(options: Options) -> int:
-    import ray
-
     from longva_ray.evaluate.subjects import named_subjects
     from longva_ray.evaluate.text.report import describe_niah
     from longva_ray.evaluate.text.run import run_niah
 
     out = local_path(options.out)
     subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)
-    ray.init(ignore_reinit_error=True)
     report = run_niah(subjects, options.niah, out)
     print(describe_niah(report))
     print(f"report and figures: {out}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from longva_ray.cluster.job import run_job
 from longva_ray.files.places import absolute, local_path
-from longva_ray.files.videos import find_videos
+from longva_ray.files.videos import check_any_is_there, find_videos
 from longva_ray.options import parse
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import VniahConfig
@@ -26,26 +26,24 @@ class Options:
 
     models: tuple[str, ...] = ()
     """LongVA checkpoints as name=path, in the order of the figure's panels."""
-    training_lengths: tuple[int, ...] = ()
-    """Tokens that each language model was trained on, for the dotted lines; default: what its
-    configuration says."""
     videos: tuple[str, ...] = ()
     """Videos that make up the haystack, one after another. None: one is made from the seed."""
     store: str = "outputs/shards"
     """Folder or URI of the embedding shards."""
     out: str = "outputs/vniah"
     """Folder for the report, the figure and the ledgers of finished trials."""
-    combine: tuple[str, ...] = ()
-    """Reports (vniah.json) whose models are drawn in one figure; nothing is run."""
     recipe: str = "tiny"
     """Named set-up that everything else starts from."""
+    combine: tuple[str, ...] = ()
+    """Reports (vniah.json) whose models are drawn in one figure; nothing is run."""
+    training_lengths: tuple[int, ...] = ()
+    """Tokens that each language model was trained on, for the dotted lines; default: what its
+    configuration says."""
     encode: EncodeConfig
     vniah: VniahConfig
 
 
 def main(options: Options) -> int:
-    import ray
-
     from longva_ray.evaluate.subjects import named_subjects
     from longva_ray.evaluate.video.report import describe_vniah, draw_vniah
     from longva_ray.evaluate.video.run import make_haystack, run_vniah
@@ -58,10 +56,12 @@ def main(options: Options) -> int:
         print(f"figure: {out / 'vniah.png'}")
         return 0
     subjects = named_subjects(options.models, options.training_lengths, options.vniah.dtype)
-    ray.init(ignore_reinit_error=True)
+    videos = find_videos(options.videos)
+    for video in videos:
+        check_any_is_there([video])
     report = run_vniah(
         subjects,
-        find_videos(options.videos) or [make_haystack(options.vniah, out)],
+        videos or [make_haystack(options.vniah, out)],
         store=absolute(options.store),
         config=options.vniah,
         encode=options.encode,

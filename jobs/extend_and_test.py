@@ -38,14 +38,11 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
+    model, texts = find_base(options.model, options.recipe), local_path(options.texts)
+    out = local_path(options.out)
     from longva_ray.evaluate.text.report import describe_niah
     from longva_ray.workflows.extend_and_test import RUN, extend_and_test
 
-    model, texts = find_base(options.model, options.recipe), local_path(options.texts)
-    out = local_path(options.out)
-    ray.init(ignore_reinit_error=True)
     report = extend_and_test(
         model,
         texts,

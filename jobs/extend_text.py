@@ -35,14 +35,12 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
+    storage, shards = absolute(options.storage), absolute(options.shards)
+    model = find_base(options.model, options.recipe)
     from longva_ray.lm.gguf import is_gguf, prepare_base
     from longva_ray.train.run.launch import train
     from longva_ray.train.stages.text import TextStage
 
-    storage, shards = absolute(options.storage), absolute(options.shards)
-    model = find_base(options.model, options.recipe)
     if is_gguf(model) and is_uri(storage):
         raise ValueError(
             "a GGUF file is converted into a folder of the storage; give --storage a path, not a "
@@ -51,7 +49,6 @@ def main(options: Options) -> int:
     base = prepare_base(model, Path(storage) / options.name / "base")
     stage = TextStage(options.extend, base=base, shards=shards)
     stage.check_inputs()
-    ray.init(ignore_reinit_error=True)
     documents = {"recipe.json": dataclasses.asdict(options), "provenance.json": stage.provenance()}
     outcome = train(stage, options.extend, storage=storage, name=options.name, documents=documents)
     print(outcome.describe(f"{storage}/{options.name}"))

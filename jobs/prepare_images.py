@@ -34,18 +34,15 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
-    from longva_ray.data.images.pipeline import prepare_images
-    from longva_ray.data.images.report import REPORT_NAME, read_image_report
-
     output = absolute(options.output)
     places = [absolute(place) for place in options.data]
-    ray.init(ignore_reinit_error=True)
     checkpoint = find_checkpoint(options.model, options.recipe)
     images = options.images
     if images.image_folder is not None:
         images = dataclasses.replace(images, image_folder=absolute(images.image_folder))
+    from longva_ray.data.images.pipeline import prepare_images
+    from longva_ray.data.images.report import REPORT_NAME, read_image_report
+
     prepare_images(places, output=output, checkpoint=checkpoint, config=images)
     report = read_image_report(output)
     left_out = report.pop("left_out")

@@ -29,15 +29,12 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
+    texts = [absolute(place) for place in options.texts]
+    output = absolute(options.output)
+    checkpoint = find_checkpoint(options.text.tokenizer, options.recipe)
     from longva_ray.data.text.pipeline import prepare_text
     from longva_ray.data.text.report import read_report
 
-    texts = [absolute(place) for place in options.texts]
-    output = absolute(options.output)
-    ray.init(ignore_reinit_error=True)
-    checkpoint = find_checkpoint(options.text.tokenizer, options.recipe)
     prepare_text(texts, output=output, checkpoint=checkpoint, config=options.text)
     print(read_report(output).to_text())
     print(f"token shards, report.json and report.png are in {output}")

@@ -26,12 +26,9 @@ class Options:
 
 
 def main(options: Options) -> int:
-    import ray
-
     from longva_ray.workflows.reproduce import Reproduction
 
     out = local_path(options.out)
-    ray.init(ignore_reinit_error=True)
     started = time.perf_counter()
     Reproduction(out, get_recipe("tiny"), options.seed).make_all()
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes; everything is in {out}")

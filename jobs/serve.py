@@ -4,18 +4,17 @@
 
 The log says at which address. An API key comes from $LONGVA_API_KEY."""
 
-from longva_ray.cluster.job import run_job
+from longva_ray.cluster.job import connect, run_job
 from longva_ray.commands.serve import Options
 from longva_ray.options import parse
 
 
 def main(options: Options) -> int:
-    import ray
-
+    args = options.app_args()
     from longva_ray.serving.run import serve_until_stopped
 
-    ray.init(ignore_reinit_error=True)
-    serve_until_stopped(options.app_args())
+    connect()
+    serve_until_stopped(args)
     return 0
 
 

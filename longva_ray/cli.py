@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from longva_ray.cluster.job import run_job
+
 COMMANDS = {
     "demo": "Encode a video into shards and ask about it over HTTP.",
     "ask": "Answer a question about a video.",
@@ -62,12 +64,13 @@ def parse(arguments: Sequence[str]) -> tuple[ModuleType, Any]:
 
 def main() -> None:
     """Entry point of the `longva` command."""
-    command, options = parse(sys.argv[1:])
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from longva_ray.cluster.job import run_job
+    def run() -> int:
+        command, options = parse(sys.argv[1:])
+        return int(command.run(options))
 
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    run_job(lambda: command.run(options))
+    run_job(run)

@@ -2,7 +2,11 @@
 
 import logging
 import os
-from collections.abc import Callable
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +20,44 @@ def run_job(main: Callable[[], int]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     hide_gpus_from_cpu_workers()
     try:
-        status = main()
+        with _ends_with_its_reader():
+            status = main()
     except (ValueError, FileNotFoundError) as error:
         logger.debug("the error came from", exc_info=True)
         raise SystemExit(f"error: {error}") from error
     raise SystemExit(status)
+
+
+@contextmanager
+def _ends_with_its_reader() -> Iterator[None]:
+    """What is piped into `head` ends without a word when that has read enough, as a Unix tool does.
+    SIGPIPE's own way to end a process is no choice: it also ends one whose connection is lost."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else Python does it too late to be heard, and complains
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is the pipe that is broken, and no other."""
+    standard_output = select.poll()
+    standard_output.register(sys.stdout, select.POLLERR)
+    return bool(standard_output.poll(0))
+
+
+def connect() -> None:
+    """Connect to the cluster or start one on this machine, unless that was done. Called where the
+    cluster is first needed, so that a mistake that shows before costs no wait for Ray."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init()
 
 
 def hide_gpus_from_cpu_workers() -> None:

@@ -16,6 +16,7 @@ import ray
 from ray.data import TaskPoolStrategy
 
 from longva_ray.cluster.graph import graph_of
+from longva_ray.cluster.job import connect
 
 
 def run_tasks(
@@ -37,6 +38,7 @@ def run_tasks(
     """
     if not tasks:
         return
+    connect()
     have = ray.cluster_resources().get("CPU", 0.0)
     if 0 < have < cpus:
         raise ValueError(

@@ -7,6 +7,7 @@ import tyro
 
 from longva_ray.cluster.job import start_ray_quietly
 from longva_ray.files.places import absolute
+from longva_ray.files.videos import check_any_is_there
 from longva_ray.options import find_checkpoint
 from longva_ray.recipes import get_recipe
 from longva_ray.settings.answering import GenerationSettings
@@ -39,21 +40,21 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the answer as it is generated. Raises ValueError for a video that cannot be decoded."""
+    settings = GenerationSettings(
+        max_new_tokens=options.max_new_tokens, temperature=options.temperature
+    )
+    checkpoint = find_checkpoint(options.model, options.recipe)
+    place, store_place = absolute(options.video), absolute(options.store)
+    check_any_is_there([place])
     import ray
 
     from longva_ray.answer.engine import AnswerEngine, Question
     from longva_ray.shards.pipeline import encode_videos
     from longva_ray.shards.store import ShardStore
 
-    settings = GenerationSettings(
-        max_new_tokens=options.max_new_tokens, temperature=options.temperature
-    )
-    checkpoint = find_checkpoint(options.model, options.recipe)
-    store = ShardStore(absolute(options.store))
+    store = ShardStore(store_place)
     start_ray_quietly()
-    report = encode_videos(
-        [absolute(options.video)], store=store, checkpoint=checkpoint, config=options.encode
-    )
+    report = encode_videos([place], store=store, checkpoint=checkpoint, config=options.encode)
     ray.shutdown()
     if report.failed:
         raise ValueError(f"cannot encode {options.video}: {report.failed[0].error}")

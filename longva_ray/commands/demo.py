@@ -8,7 +8,8 @@ import tyro
 
 from longva_ray.cluster.job import start_ray_quietly
 from longva_ray.files.places import absolute
-from longva_ray.recipes import get_recipe
+from longva_ray.files.videos import check_any_is_there
+from longva_ray.recipes import checkpoint_of, get_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,15 @@ def run(options: Options) -> int:
     """Run the demo; its results are in `options.folder`."""
     from rich.console import Console
 
+    recipe = get_recipe(options.recipe)
+    checkpoint_of(recipe)
+    video = Path(absolute(options.video)) if options.video else None
+    if video is not None:
+        check_any_is_there([str(video)])
     console = Console()
     console.print("Starting Ray on this machine. The demo takes about a minute on two cores.")
     from longva_ray.workflows.demo import run_demo
 
     start_ray_quietly()
-    video = Path(absolute(options.video)) if options.video else None
-    recipe = get_recipe(options.recipe)
     run_demo(video, recipe, Path(absolute(options.folder)), console, seed=options.seed)
     return 0

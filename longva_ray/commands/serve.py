@@ -22,12 +22,12 @@ class Options:
 
     store: str = "outputs/shards"
     """Folder or URI of the shards."""
-    allowed_roots: tuple[str, ...] = ()
-    """Folders whose videos clients may name by file:// URLs."""
     recipe: str = "tiny"
     """Named set-up that everything else starts from: tiny or longva_7b."""
     model: str | None = None
     """Checkpoint instead of the recipe's: a folder or a Hugging Face id."""
+    allowed_roots: tuple[str, ...] = ()
+    """Folders whose videos clients may name by file:// URLs."""
     encode: EncodeConfig
     serve: ServeConfig
 
@@ -57,10 +57,11 @@ class Options:
 
 def run(options: Options) -> int:
     """Serve until Ctrl-C."""
+    args = options.app_args()
     from longva_ray.serving.run import serve_until_stopped
 
     start_ray_quietly()
-    serve_until_stopped(options.app_args())
+    serve_until_stopped(args)
     return 0
 
 

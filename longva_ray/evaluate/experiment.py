@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 import ray
 
 from longva_ray.cluster.gang import MakeWorker
+from longva_ray.cluster.job import connect
 from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.evaluate.report import ModelResult, best_base
 from longva_ray.evaluate.subjects import Subject
@@ -52,6 +53,7 @@ class Swept:
 
 def fingerprint_subjects(subjects: Sequence[Subject]) -> dict[str, str]:
     """Fingerprint of each subject's weights by its path; read in tasks, all at the same time."""
+    connect()
     task = ray.remote(fingerprint_checkpoint)
     running = {subject.path: task.remote(subject.path) for subject in subjects}
     return dict(zip(running, ray.get(list(running.values())), strict=True))

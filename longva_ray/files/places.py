@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ from urllib.parse import urlparse
 
 import pyarrow as pa
 import pyarrow.fs
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""What Hugging Face's hub may call a repository."""
+
+_MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray sets in the driver of a submitted job."""
@@ -116,9 +122,19 @@ def local_path(place: str) -> Path:
 
 
 def model_place(model: str) -> str:
-    """A checkpoint as every worker finds it: the absolute path of a folder that exists here, and
-    anything else, such as a Hugging Face id, unchanged."""
-    return absolute(model) if Path(model).expanduser().exists() else model
+    """A checkpoint, or the folder of a tokenizer, as every worker finds it: the absolute path of
+    what exists here, and a Hugging Face id unchanged.
+
+    Raises ValueError for what is neither, and for a folder that holds neither.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        if not _HUB_NAME.fullmatch(model) or path.suffix == ".gguf":
+            raise ValueError(f"no model {model!r} here; give a folder that exists, or a hub's name")
+        return model
+    if path.is_dir() and not any((path / name).exists() for name in _MODEL_FILES):
+        raise ValueError(f"{path} has no config.json; the result of a run is in its folder final")
+    return absolute(model)
 
 
 def is_job() -> bool:

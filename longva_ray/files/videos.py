@@ -53,6 +53,13 @@ def find_videos(places: Sequence[str]) -> list[str]:
     return found
 
 
+def check_any_is_there(videos: Sequence[str]) -> None:
+    """Raises ValueError if all of these are paths and none exists. One that is missing among others
+    is the report's to tell."""
+    if videos and not any(is_uri(video) or Path(video).exists() for video in videos):
+        raise ValueError(f"no video {videos[0]!r} here; give a file, a folder of videos, or a URI")
+
+
 class Listing(NamedTuple):
     """What is in a folder."""
 

@@ -21,6 +21,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from longva_ray.cluster.graph import graph_of
+from longva_ray.cluster.job import connect
 from longva_ray.progress import Progress
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.schema import EncodingSpec, ShardError
@@ -137,6 +138,7 @@ def encode_videos(
     """
     if not paths:
         raise ValueError("no videos were given; name at least one file")
+    connect()
     resources = ray.cluster_resources()
     plan = plan_workers(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     # On a worker: a head node need not have the memory for the weights.

@@ -38,7 +38,7 @@ def extend_and_test(
     documents: dict[str, Any],
 ) -> dict[str, Any]:
     """Extend a model on the texts of a folder and test it before and after; returns the report of
-    the needle test. Needs a connection to a cluster.
+    the needle test.
 
     Args:
         model: folder, Hugging Face id, or GGUF file of a causal language model, or a LongVA

@@ -1,15 +1,11 @@
 """Every command in the documentation parses: its options are there and take what they are given."""
 
-import importlib.util
 import re
 import shlex
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
-from repository import REPOSITORY
+from repository import REPOSITORY, load_job
 
 from longva_ray import cli
 from longva_ray.options import parse
@@ -33,22 +29,11 @@ def documented() -> Iterator[list[str]]:
                     yield shlex.split(found[0], comments=True)
 
 
-def load(job: Path) -> ModuleType:
-    name = f"documented_{job.stem}"
-    spec = importlib.util.spec_from_file_location(name, job)
-    assert spec is not None
-    assert spec.loader is not None
-    # Options find the text of their help by the name of their module.
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_documented_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
     commands = {tuple(words) for words in documented()}
     called = {name for name, *_ in commands}
     assert {"longva", "jobs/encode_videos.py", "jobs/bench/ring.py"} <= called
-    options = {name: load(REPOSITORY / name).Options for name in called - {"longva"}}
+    options = {name: load_job(REPOSITORY / name).Options for name in called - {"longva"}}
     for name, *arguments in sorted(commands):
         try:
             if name == "longva":

@@ -103,6 +103,12 @@ def test_a_folder_of_weights_goes_to_workers_by_its_absolute_path(
 ) -> None:
     (tmp_path / "weights").mkdir()
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"has no config\.json; the result of a run is in its"):
+        find_checkpoint("weights", "tiny")
+    for nothing in ("/no/such/model", "./weight", "runs/extend/final", "SmolLM2.gguf"):
+        with pytest.raises(ValueError, match=f"no model '{nothing}' here"):
+            find_checkpoint(nothing, "tiny")
+    (tmp_path / "weights" / "config.json").write_text("{}")
     assert find_checkpoint("weights", "tiny") == str(tmp_path / "weights")
     assert find_checkpoint("lmms-lab/LongVA-7B", "tiny") == "lmms-lab/LongVA-7B"
     assert find_checkpoint(None, "longva_7b") == "lmms-lab/LongVA-7B"

@@ -30,6 +30,7 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from longva_ray.cluster.job import connect
 from longva_ray.files.folder import lock
 from longva_ray.files.places import is_uri
 from longva_ray.settings.training import TrainConfig
@@ -54,7 +55,7 @@ def train(
     name: str,
     documents: dict[str, Any],
 ) -> Outcome:
-    """Run a stage to its end; needs a connection to a cluster (`ray.init`).
+    """Run a stage to its end, on the cluster that this process is connected to, or connects to.
 
     Args:
         storage: absolute folder or URI that driver and all workers reach.
@@ -73,6 +74,7 @@ def train(
         if already and not remote and Path(run, "final").is_dir():
             return Outcome(status="finished", step=step, already=True)
         drop_damaged_index(filesystem, run)
+        connect()
         _warn_of_small_cluster(config)
         monitor = _start_monitor()
         settings = {

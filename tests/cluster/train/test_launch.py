@@ -90,10 +90,10 @@ def test_a_finished_run_says_so_and_starts_nothing(
             stage, settings(steps=8), storage=str(tmp_path), name="runs", documents={}
         )
 
-    started = RuntimeError("a worker was started")
-    monkeypatch.setattr(launch, "_warn_of_small_cluster", Mock(side_effect=started))
+    started = RuntimeError("Ray was started")
+    monkeypatch.setattr(launch, "connect", Mock(side_effect=started))
     write_checkpoint(stage, settings(steps=8), tmp_path / "runs", 8)
-    with pytest.raises(RuntimeError, match="a worker was started"):
+    with pytest.raises(RuntimeError, match="Ray was started"):
         resubmit()
     (tmp_path / "runs" / "final").mkdir()
     outcome = resubmit()
