@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute, model_place
+from longva_ray.files.places import absolute, check_there, model_place
 from longva_ray.options import parse
 from longva_ray.recipes import get_recipe
 from longva_ray.settings.training import AlignConfig
@@ -45,6 +45,7 @@ class Options:
 
 def main(options: Options) -> int:
     storage, shards = absolute(options.storage), absolute(options.shards)
+    check_there([shards])
     base = model_place(options.model)
     config = chosen_config(options)
     from longva_ray.train.run.launch import train

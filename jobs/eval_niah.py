@@ -10,6 +10,7 @@ niah.json, niah.png and perplexity.png to --out. Start it again to continue wher
 from dataclasses import dataclass
 
 from longva_ray.cluster.job import run_job
+from longva_ray.evaluate.subjects import named_subjects
 from longva_ray.files.places import local_path
 from longva_ray.options import parse
 from longva_ray.settings.needles import NiahConfig
@@ -32,12 +33,11 @@ class Options:
 
 
 def main(options: Options) -> int:
-    from longva_ray.evaluate.subjects import named_subjects
+    out = local_path(options.out)
+    subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)
     from longva_ray.evaluate.text.report import describe_niah
     from longva_ray.evaluate.text.run import run_niah
 
-    out = local_path(options.out)
-    subjects = named_subjects(options.models, options.training_lengths, options.niah.dtype)
     report = run_niah(subjects, options.niah, out)
     print(describe_niah(report))
     print(f"report and figures: {out}")

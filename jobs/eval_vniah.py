@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute, local_path
-from longva_ray.files.videos import check_any_is_there, find_videos
+from longva_ray.evaluate.subjects import named_subjects
+from longva_ray.files.places import absolute, check_there, local_path
+from longva_ray.files.videos import find_videos
 from longva_ray.options import parse
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import VniahConfig
@@ -44,12 +45,10 @@ class Options:
 
 
 def main(options: Options) -> int:
-    from longva_ray.evaluate.subjects import named_subjects
-    from longva_ray.evaluate.video.report import describe_vniah, draw_vniah
-    from longva_ray.evaluate.video.run import make_haystack, run_vniah
-
     out = local_path(options.out)
     if options.combine:
+        from longva_ray.evaluate.video.report import draw_vniah
+
         out.mkdir(parents=True, exist_ok=True)
         reports = [json.loads(Path(path).read_text()) for path in options.combine]
         draw_vniah(reports, out / "vniah.png")
@@ -57,8 +56,10 @@ def main(options: Options) -> int:
         return 0
     subjects = named_subjects(options.models, options.training_lengths, options.vniah.dtype)
     videos = find_videos(options.videos)
-    for video in videos:
-        check_any_is_there([video])
+    check_there(videos)
+    from longva_ray.evaluate.video.report import describe_vniah
+    from longva_ray.evaluate.video.run import make_haystack, run_vniah
+
     report = run_vniah(
         subjects,
         videos or [make_haystack(options.vniah, out)],

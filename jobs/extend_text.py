@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute, is_uri
+from longva_ray.files.places import absolute, check_there, is_uri
 from longva_ray.options import find_base, parse
 from longva_ray.settings.training import ExtendConfig
 
@@ -36,6 +36,7 @@ class Options:
 
 def main(options: Options) -> int:
     storage, shards = absolute(options.storage), absolute(options.shards)
+    check_there([shards])
     model = find_base(options.model, options.recipe)
     from longva_ray.lm.gguf import is_gguf, prepare_base
     from longva_ray.train.run.launch import train

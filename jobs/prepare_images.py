@@ -11,7 +11,7 @@ again to continue where it stopped."""
 import dataclasses
 
 from longva_ray.cluster.job import run_job
-from longva_ray.files.places import absolute
+from longva_ray.files.places import absolute, check_there
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.data import ImageDataConfig
 
@@ -36,6 +36,7 @@ class Options:
 def main(options: Options) -> int:
     output = absolute(options.output)
     places = [absolute(place) for place in options.data]
+    check_there(places)
     checkpoint = find_checkpoint(options.model, options.recipe)
     images = options.images
     if images.image_folder is not None:

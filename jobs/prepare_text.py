@@ -10,6 +10,7 @@ where it stopped."""
 from dataclasses import dataclass
 
 from longva_ray.cluster.job import run_job
+from longva_ray.data.text.files import find_files
 from longva_ray.files.places import absolute
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.data import TextDataConfig
@@ -30,6 +31,7 @@ class Options:
 
 def main(options: Options) -> int:
     texts = [absolute(place) for place in options.texts]
+    find_files(texts)
     output = absolute(options.output)
     checkpoint = find_checkpoint(options.text.tokenizer, options.recipe)
     from longva_ray.data.text.pipeline import prepare_text

@@ -6,8 +6,7 @@ from typing import Annotated
 import tyro
 
 from longva_ray.cluster.job import start_ray_quietly
-from longva_ray.files.places import absolute
-from longva_ray.files.videos import check_any_is_there
+from longva_ray.files.places import absolute, check_there
 from longva_ray.options import find_checkpoint
 from longva_ray.recipes import get_recipe
 from longva_ray.settings.answering import GenerationSettings
@@ -45,7 +44,7 @@ def run(options: Options) -> int:
     )
     checkpoint = find_checkpoint(options.model, options.recipe)
     place, store_place = absolute(options.video), absolute(options.store)
-    check_any_is_there([place])
+    check_there([place])
     import ray
 
     from longva_ray.answer.engine import AnswerEngine, Question

@@ -7,8 +7,7 @@ from typing import Annotated
 import tyro
 
 from longva_ray.cluster.job import start_ray_quietly
-from longva_ray.files.places import absolute
-from longva_ray.files.videos import check_any_is_there
+from longva_ray.files.places import absolute, check_there
 from longva_ray.recipes import checkpoint_of, get_recipe
 
 
@@ -34,7 +33,7 @@ def run(options: Options) -> int:
     checkpoint_of(recipe)
     video = Path(absolute(options.video)) if options.video else None
     if video is not None:
-        check_any_is_there([str(video)])
+        check_there([str(video)])
     console = Console()
     console.print("Starting Ray on this machine. The demo takes about a minute on two cores.")
     from longva_ray.workflows.demo import run_demo

@@ -1,15 +1,19 @@
-"""The models under test, and how each is run."""
+"""The models under test, and how each is run. Naming them takes no torch."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
-
-from longva_ray.answer.engine import AnswerEngine
 from longva_ray.files.places import model_place
-from longva_ray.lm.prompt import UNLIMITED
 from longva_ray.settings.base import Dtype
 from longva_ray.settings.needles import SweepConfig
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from longva_ray.answer.engine import AnswerEngine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,9 @@ def load_subject(
 
     Raises ValueError for a checkpoint that cannot be loaded.
     """
+    from longva_ray.answer.engine import AnswerEngine
+    from longva_ray.lm.prompt import UNLIMITED
+
     return AnswerEngine(
         subject.path,
         dtype=subject.dtype,

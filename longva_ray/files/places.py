@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -135,6 +135,13 @@ def model_place(model: str) -> str:
     if path.is_dir() and not any((path / name).exists() for name in _MODEL_FILES):
         raise ValueError(f"{path} has no config.json; the result of a run is in its folder final")
     return absolute(model)
+
+
+def check_there(places: Iterable[str]) -> None:
+    """Raises ValueError for a path at which there is nothing; of URIs nothing is asked."""
+    for place in places:
+        if not is_uri(place) and not Path(place).exists():
+            raise ValueError(f"{place} does not exist; give a file or folder that does, or a URI")
 
 
 def is_job() -> bool:

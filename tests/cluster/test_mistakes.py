@@ -49,13 +49,21 @@ JOB_MISTAKES = [
     ("extend_text", "--name a --shards PLACE/missing", "missing"),
     ("extend_text", "--name a --shards PLACE/shards --model PLACE/no", "no model"),
     ("extend_text", "--name a --shards PLACE/shards", "tokenizer"),
-    ("align_vision", "--stage all --name a --shards PLACE/no --model PLACE/no", "no model"),
-    ("align_vision", "--stage all --name a --shards PLACE/no --model PLACE/model", "no"),
+    ("align_vision", "--stage all --name a --shards PLACE/shards --model PLACE/no", "no model"),
+    (
+        "align_vision",
+        "--stage all --name a --shards PLACE/no --model PLACE/model",
+        "no does not exist",
+    ),
     ("eval_niah", "--models PLACE/model", "want name=path"),
     ("eval_niah", "--models a=PLACE/no", "no model '.*/no' here"),
     ("eval_niah", "--models a=PLACE/model --niah.essays PLACE/empty", "empty"),
     ("eval_vniah", "--models a=PLACE/model --videos PLACE/some.mp4", "is no LongVA checkpoint"),
-    ("eval_vniah", "--models a=PLACE/model --videos PLACE/some.mp4 PLACE/no.mp4", "no video"),
+    (
+        "eval_vniah",
+        "--models a=PLACE/model --videos PLACE/some.mp4 PLACE/no.mp4",
+        "no.mp4 does not",
+    ),
     ("extend_and_test", "--texts PLACE/missing --out PLACE/out", "missing has 0 .txt files"),
     ("serve", "--model PLACE/no", "no model '.*/no' here"),
 ]
@@ -73,10 +81,10 @@ def test_a_job_finds_mistakes_before_it_starts_ray(
 
 
 COMMAND_MISTAKES = [
-    ("ask PLACE/missing.mp4 what?", "no video '.*missing.mp4' here"),
+    ("ask PLACE/missing.mp4 what?", "missing.mp4 does not exist"),
     ("ask PLACE/some.mp4 what? --model PLACE/no", "no model '.*/no' here"),
     ("ask PLACE/some.mp4 what? --recipe smollm2", "smollm2 has no LongVA weights"),
-    ("demo PLACE/missing.mp4", "no video '.*missing.mp4' here"),
+    ("demo PLACE/missing.mp4", "missing.mp4 does not exist"),
     ("demo --recipe smollm2", "smollm2 has no LongVA weights"),
     ("serve --model PLACE/no", "no model '.*/no' here"),
 ]
