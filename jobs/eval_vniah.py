@@ -4,8 +4,9 @@
         --models LongVA=lmms-lab/LongVA-7B --videos /data/film.mp4 \\
         --vniah.needles /data/v_niah_needles --store s3://bucket/shards --out /shared/vniah
 
-Without --videos a haystack is made, and without needles cards with numbers are. Writes vniah.json
-and vniah.png to --out. Start it again to continue where it stopped. `--combine a/vniah.json
+Without --videos a haystack is drawn, and without --vniah.needles these are, too; the recipe says in
+which world (--vniah.world). Every needle is first asked about alone. Writes vniah.json and
+vniah.png to --out. Start it again to continue where it stopped. `--combine a/vniah.json
 b/vniah.json` runs nothing and draws the models of earlier reports in one figure."""
 
 import json
@@ -28,7 +29,7 @@ class Options:
     models: tuple[str, ...] = ()
     """LongVA checkpoints as name=path, in the order of the figure's panels."""
     videos: tuple[str, ...] = ()
-    """Videos that make up the haystack, one after another. None: one is made from the seed."""
+    """Videos that make up the haystack, one after another. None: one is drawn from the seed."""
     store: str = "outputs/shards"
     """Folder or URI of the embedding shards."""
     out: str = "outputs/vniah"
@@ -57,8 +58,9 @@ def main(options: Options) -> int:
     subjects = named_subjects(options.models, options.training_lengths, options.vniah.dtype)
     videos = find_videos(options.videos)
     check_there(videos)
+    from longva_ray.evaluate.video.drawn import make_haystack
     from longva_ray.evaluate.video.report import describe_vniah
-    from longva_ray.evaluate.video.run import make_haystack, run_vniah
+    from longva_ray.evaluate.video.run import run_vniah
 
     report = run_vniah(
         subjects,

@@ -94,14 +94,25 @@ def run_trials(
     config: SweepConfig,
     out: Path,
     decided_by: Sequence[Any],
+    recorded: Callable[[Mapping[str, TrialOutcome]], None] | None = None,
 ) -> Swept:
     """Every trial's outcome, from the ledger in `out` or newly run; see `sweep`.
 
     Args:
         decided_by: everything apart from a trial that decides its outcome, as values of JSON.
+        recorded: see `sweep`.
     """
     ledger = Ledger(out / "ledgers", fingerprint_of(*decided_by))
     key = operator.attrgetter("key")
-    sweep(title, groups, key, make_worker, arguments, config=config, ledger=ledger)
+    sweep(
+        title,
+        groups,
+        key,
+        make_worker,
+        arguments,
+        config=config,
+        ledger=ledger,
+        recorded=recorded,
+    )
     outcomes = {trial.key: ledger[trial.key] for group in groups for trial in group}
     return Swept(outcomes=outcomes, ledger=ledger.path.name)

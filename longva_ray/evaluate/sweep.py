@@ -10,7 +10,7 @@ what is missing.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from longva_ray.cluster.gang import Gang, GangSize, MakeWorker
-from longva_ray.evaluate.ledger import Ledger
+from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.progress import Progress
 from longva_ray.settings.needles import SweepConfig
 
@@ -50,6 +50,7 @@ def sweep(
     *,
     config: SweepConfig,
     ledger: Ledger,
+    recorded: Callable[[Mapping[str, TrialOutcome]], None] | None = None,
 ) -> None:
     """Run every trial that the ledger does not have yet, and record its outcome there.
 
@@ -61,6 +62,7 @@ def sweep(
             a function from trials to outcomes by key; over a ring, every rank calls it with the
             same trials.
         arguments: for `make_worker`; put into the object store once.
+        recorded: is told the outcomes of each group when they are in the ledger.
 
     Raises ValueError when the cluster is too small, or as the worker does.
     """
@@ -79,7 +81,11 @@ def sweep(
     ]
     try:
         with Progress(title, unit="trials", total=missing) as progress:
-            _work(gangs, pending, ledger, progress)
+            for outcomes in _work(gangs, pending):
+                ledger.record(outcomes)
+                progress.advance(len(outcomes))
+                if recorded is not None:
+                    recorded(outcomes)
     finally:
         for gang in gangs:
             gang.close()
@@ -111,11 +117,9 @@ def num_gangs(config: SweepConfig) -> int:
 
 
 def _work(
-    gangs: Sequence[Gang],
-    groups: Sequence[Sequence[Any]],
-    ledger: Ledger,
-    progress: Progress,
-) -> None:
+    gangs: Sequence[Gang], groups: Sequence[Sequence[Any]]
+) -> Iterator[dict[str, TrialOutcome]]:
+    """The outcomes of each group, as they come."""
     waiting = [_Group(trials=trials) for trials in reversed(groups)]
     loading = dict.fromkeys(gangs, ATTEMPTS)
     busy: dict[Gang, _Group] = {}
@@ -153,10 +157,9 @@ def _work(
         else:
             if gang.running:
                 continue
-            if busy.pop(gang, None):
-                ledger.record(outcomes)
-                progress.advance(len(outcomes))
             idle.append(gang)
+            if busy.pop(gang, None):
+                yield outcomes
 
 
 def _next_result(gangs: Sequence[Gang], *, is_any_busy: bool) -> tuple[Gang, Any] | None:

@@ -1,6 +1,7 @@
 """Settings of the needle tests, on text and on video."""
 
 import dataclasses
+from typing import Literal
 
 from longva_ray.settings.base import Dtype
 
@@ -127,7 +128,10 @@ class VniahConfig(SweepConfig):
     """Where the needle lies: before frame int(depth x frames) (scripts: step .2)."""
     needles: str | None = None
     """Dataset of needles: a .json or .parquet file, or a folder of a dataset, with the columns
-    image, question and answer, as lmms-lab/v_niah_needles has; None draws cards with numbers."""
+    image, question and answer, as lmms-lab/v_niah_needles has; None draws those of `world`."""
+    world: Literal["cards", "tiny"] = "cards"
+    """What is drawn where no needles or no videos are given. cards: cards with numbers, among
+    ever-changing scenes. tiny: the world of longva-tiny, the only one that it can read."""
     floor: bool = True
     """Ask every question once more without its needle, to see what can be guessed."""
     rope_bases: tuple[float, ...] = ()

@@ -63,7 +63,7 @@ SEEDS = (1, 2, 3)
 NEEDLES = 12
 
 
-def vniah_config(needles: str | None = None, *, rope_bases: tuple[float, ...] = ()) -> VniahConfig:
+def vniah_config(*, seed: int = 0, rope_bases: tuple[float, ...] = ()) -> VniahConfig:
     """The visual needle test in the tiny world."""
     return VniahConfig(
         dtype="float32",
@@ -71,7 +71,8 @@ def vniah_config(needles: str | None = None, *, rope_bases: tuple[float, ...] = 
         worker_cpus=0.5,
         frames=FRAMES,
         depths=(0.0, 0.25, 0.5, 0.75, 1.0),
-        needles=needles,
+        world="tiny",
+        seed=seed,
         rope_bases=rope_bases,
         prefill_chunk=160,
         extra_tokens=4,

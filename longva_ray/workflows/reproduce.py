@@ -25,6 +25,7 @@ from longva_ray.data.text.pipeline import prepare_text
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.text.report import describe_niah
 from longva_ray.evaluate.text.run import run_niah
+from longva_ray.evaluate.video.drawn import make_haystack
 from longva_ray.evaluate.video.report import average_over_seeds, describe_vniah, draw_vniah
 from longva_ray.evaluate.video.run import run_vniah
 from longva_ray.files.folder import write_once
@@ -43,8 +44,6 @@ from longva_ray.tiny.essays import write_essays
 from longva_ray.tiny.image_sets import (
     CAPTIONS,
     CONVERSATIONS,
-    FRAMES,
-    NEEDLES,
     SEEDS,
     SMALL_CONVERSATIONS,
     vniah_config,
@@ -58,7 +57,6 @@ from longva_ray.tiny.tower import (
     save_tower,
     tower_config,
 )
-from longva_ray.tiny.videos import NEEDLES_FILE, write_haystack, write_needles
 from longva_ray.train.run.launch import train_to_end
 from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.train.stages.text import TextStage
@@ -258,15 +256,12 @@ class Reproduction:
 
     def _test_seed(self, subjects: list[Subject], seed: int) -> dict[str, Any]:
         out = self._out / "vniah" / f"seed-{seed}"
-        video, needles = out / "haystack.mp4", out / "needles"
-        write_once(needles, lambda path: write_needles(path, count=NEEDLES, seed=1000 + seed))
-        if not video.exists():
-            write_haystack(video, seconds=max(FRAMES), seed=2000 + seed)
+        config = vniah_config(seed=seed, rope_bases=ROPE_BASES)
         return run_vniah(
             subjects,
-            [str(video)],
+            [make_haystack(config, out)],
             store=str(self._out / "shards" / "videos"),
-            config=vniah_config(str(needles / NEEDLES_FILE), rope_bases=ROPE_BASES),
+            config=config,
             encode=self._recipe.encode,
             out=out,
         )

@@ -12,17 +12,24 @@ from longva_ray.evaluate.heatmap import Panel, write_heatmaps
 from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.evaluate.rates import VERDICTS, by_cell, describe_rates, pool_rates, rates
 from longva_ray.evaluate.report import ModelResult, best_base, describe_models
+from longva_ray.evaluate.video.ceiling import describe_ceiling, is_alone
+
+ALONE = ("needle", "exact", "generated", "answer", "predicted")
+"""What a report says of each needle alone."""
 
 
 def summarise(outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
-    """Scores over the whole grid, and by frames, needle and cell, and the guess floor."""
-    asked = [outcome for outcome in outcomes if outcome["depth"] is not None]
+    """Scores over the whole grid, and by frames, needle and cell; ceiling and guess floor."""
+    alone = [outcome for outcome in outcomes if is_alone(outcome)]
     floor = [outcome for outcome in outcomes if outcome["depth"] is None]
+    asked = [o for o in outcomes if o["depth"] is not None and not is_alone(o)]
     cells = by_cell(asked, lambda outcome: (outcome["num_frames"], outcome["depth"]))
     lengths = by_cell(asked, lambda outcome: (outcome["num_frames"],))
     by_needle = by_cell(asked, lambda outcome: (outcome["needle"],))
     return {
         "average": rates(asked),
+        "ceiling": rates(alone),
+        "needles_alone": [{name: o[name] for name in ALONE} for o in alone],
         "guess_floor": rates(floor) if floor else None,
         "average_by_frames": [{"frames": n} | rates(group) for (n,), group in lengths.items()],
         "average_by_needle": [{"needle": k} | rates(group) for (k,), group in by_needle.items()],
@@ -66,7 +73,7 @@ def draw_vniah(reports: Sequence[dict[str, Any]], path: Path) -> None:
     """All models of all reports as the panels of one figure."""
     panels = [
         Panel(
-            title=f"{model['name']}: {model['average']['exact']['score']:.3f}",
+            title=_title(model),
             scores={
                 (cell["Num. Frame"], cell["Frame Depth"] / 100): cell["Score"]
                 for cell in model["cells"]
@@ -83,7 +90,8 @@ def describe_vniah(report: dict[str, Any]) -> str:
     """A report's averages in lines for a person."""
 
     def more(model: ModelResult) -> list[str]:
-        lines = [f"guess floor, {line}" for line in describe_rates(model["guess_floor"])]
+        lines = describe_ceiling(model["ceiling"])
+        lines += [f"guess floor, {line}" for line in describe_rates(model["guess_floor"])]
         lines += [
             f"{row['frames']:>8} frames: {row['exact']['score']:.3f}"
             for row in model["average_by_frames"]
@@ -116,6 +124,13 @@ def compare(
     }
 
 
+def _title(model: ModelResult) -> str:
+    """Name and score, and the ceiling, which reports of earlier versions lack."""
+    score = f"{model['name']}: {model['average']['exact']['score']:.3f}"
+    ceiling = model.get("ceiling")
+    return f"{score}\nneedles alone: {ceiling['exact']['score']:.3f}" if ceiling else score
+
+
 def _pool(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One model's results on several haystacks and sets of needles as those of one."""
     first = models[0]
@@ -135,8 +150,10 @@ def _pool(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     cells = [cell | {"Score": cell["exact"]["score"]} for cell in by_row("cells")]
     floors = [model["guess_floor"] for model in models]
-    return {name: value for name, value in first.items() if name != "average_by_needle"} | {
+    by_needle = ("average_by_needle", "needles_alone")  # other needles in each report
+    return {name: value for name, value in first.items() if name not in by_needle} | {
         "average": pool([model["average"] for model in models]),
+        "ceiling": pool([model["ceiling"] for model in models]),
         "seed_scores": [model["average"]["exact"]["score"] for model in models],
         "guess_floor": None if None in floors else pool(floors),
         "average_by_frames": by_row("average_by_frames"),

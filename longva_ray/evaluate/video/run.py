@@ -7,6 +7,7 @@ encoded again.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,19 +25,15 @@ from longva_ray.evaluate.experiment import (
 from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.evaluate.report import ModelResult, describe_subject, versions, write_report
 from longva_ray.evaluate.subjects import Subject
-from longva_ray.evaluate.video.haystack import write_haystack_video
-from longva_ray.evaluate.video.needles import (
-    Needle,
-    digest,
-    draw_cards,
-    encode_needles,
-    read_needles,
-)
+from longva_ray.evaluate.video.ceiling import say_ceiling
+from longva_ray.evaluate.video.drawn import draw_needles
+from longva_ray.evaluate.video.needles import Needle, digest, encode_needles, read_needles
 from longva_ray.evaluate.video.report import compare, draw_vniah, summarise
 from longva_ray.evaluate.video.vniah import (
     EncodedHaystack,
     EncodedNeedles,
     VniahWorker,
+    plan_alone,
     plan_groups,
 )
 from longva_ray.files.digest import fingerprint_of
@@ -47,10 +44,6 @@ from longva_ray.shards.pipeline import encode_videos
 from longva_ray.shards.store import ShardStore
 
 logger = logging.getLogger(__name__)
-
-
-GENERATED_NEEDLES = 5
-"""Cards drawn when no needles are given: as many as the paper has."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +75,8 @@ def run_vniah(
     for subject in subjects:
         if not is_longva(subject.path):
             raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see a needle")
-    needles = (
-        draw_cards(GENERATED_NEEDLES, seed=config.seed)
-        if config.needles is None
-        else read_needles(config.needles)
-    )
     out.mkdir(parents=True, exist_ok=True)
+    needles = draw_needles(config, out) if config.needles is None else read_needles(config.needles)
     weights = fingerprint_subjects(subjects)
     seen = {path: _encode(path, weights[path], videos, store, encode, needles) for path in weights}
 
@@ -109,16 +98,6 @@ def run_vniah(
     write_report(report, out)
     draw_vniah([report], out / "vniah.png")
     return report
-
-
-def make_haystack(config: VniahConfig, folder: Path) -> str:
-    """A video with as many frames at 1 frame/s as the grid asks for, from the seed; made once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"haystack-{max(config.frames)}-seed{config.seed}.mp4"
-    if not path.exists():
-        logger.info("making a haystack of %d frames: %s", max(config.frames), path)
-        write_haystack_video(path, seconds=max(config.frames), seed=config.seed)
-    return str(path)
 
 
 def _encode(
@@ -173,9 +152,10 @@ def _test(subject: Subject, eyes: _Eyes, config: VniahConfig, out: Path) -> Mode
 def _sweep(
     subject: Subject, eyes: _Eyes, config: VniahConfig, out: Path
 ) -> Mapping[str, TrialOutcome]:
+    num_needles = len(eyes.needles.answers)
     swept = run_trials(
         f"V-NIAH {subject.name}" + ("" if config.reuse_prefix else ", plain"),
-        plan_groups(config, len(eyes.needles.answers)),
+        [plan_alone(num_needles), *plan_groups(config, num_needles)],
         VniahWorker,
         {
             "subject": subject,
@@ -191,5 +171,6 @@ def _sweep(
             # Changes no outcome, only the seconds, which are recorded too.
             config.reuse_prefix,
         ),
+        recorded=functools.partial(say_ceiling, subject.name),
     )
     return swept.outcomes

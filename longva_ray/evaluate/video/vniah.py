@@ -4,8 +4,9 @@
 
 Section 4 of the paper: a needle image is put as an extra frame before frame int(depth x frames) of
 a haystack of encoded frames, and an answer is right when every teacher-forced likeliest token of it
-is. The outcome also has the model's free answer. The guess floor is the same questions about the
-same haystacks without the needle, so that a score can be compared with what can be guessed.
+is. The outcome also has the model's free answer. Two more kinds of trials say what a score can be:
+the ceiling is every needle alone, as a video of one frame, and the guess floor is the same
+questions about the same haystacks without the needle.
 
 Shapes: F frames, K needles, Q visual tokens of a frame, D width of the language model.
 """
@@ -32,7 +33,7 @@ class VniahTrial:
     """One question of the grid."""
 
     num_frames: int
-    """Frames of the haystack, the needle not counted."""
+    """Frames of the haystack, the needle not counted; 0 for the ceiling, the needle alone."""
     depth: float | None
     """Where the needle lies: 0 the beginning, 1 the end; None for the guess floor, without it."""
     needle: int
@@ -84,6 +85,11 @@ class EncodedNeedles:
     tokens_KQD: torch.Tensor
     questions: tuple[str, ...]
     answers: tuple[str, ...]
+
+
+def plan_alone(num_needles: int) -> list[VniahTrial]:
+    """Every needle without a haystack; one group."""
+    return [VniahTrial(num_frames=0, depth=0.0, needle=needle) for needle in range(num_needles)]
 
 
 def plan_groups(config: VniahConfig, num_needles: int) -> list[list[VniahTrial]]:

@@ -22,7 +22,7 @@ CHOOSE_TRIALS = {
     },
     VniahConfig: {
         *("frames", "depths", "floor", "rope_bases", "compare_plain"),
-        *("needles", "seed"),
+        *("needles", "world", "seed"),
     },
 }
 

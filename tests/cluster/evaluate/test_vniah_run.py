@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from PIL import Image
 from repository import REPOSITORY
 
 from longva_ray.evaluate.subjects import Subject
+from longva_ray.evaluate.video.drawn import make_haystack
 from longva_ray.evaluate.video.report import average_over_seeds, describe_vniah
-from longva_ray.evaluate.video.run import make_haystack, run_vniah
+from longva_ray.evaluate.video.run import run_vniah
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import VniahConfig
 
@@ -45,17 +47,19 @@ def run(checkpoint: str, config: VniahConfig, folder: Path, out: str) -> dict[st
 
 
 def test_dense_plain_and_ring_decide_the_same(
-    ray_cluster: str, tiny_checkpoint: str, tmp_path: Path
+    ray_cluster: str, tiny_checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dense = dataclasses.replace(CONFIG, compare_plain=True)
     report = run(tiny_checkpoint, dense, tmp_path, "dense")
     (model,) = report["models"]
-    assert model["prefix_reuse"]["trials_with_identical_decisions"] == 2 * 2 * 5 + 2 * 5
+    assert model["prefix_reuse"]["trials_with_identical_decisions"] == 2 * 2 * 5 + 2 * 5 + 5
     cells = {(cell["Num. Frame"], cell["Frame Depth"]): cell for cell in model["cells"]}
     assert sorted(cells) == [(12, 0.0), (12, 100.0), (24, 0.0), (24, 100.0)]
     assert all(cell["Score"] == cell["exact"]["score"] for cell in cells.values())
     assert all(cell["exact"]["trials"] == 5 for cell in cells.values())
     assert model["guess_floor"]["exact"]["trials"] == 10
+    assert model["ceiling"]["exact"] == {"score": 0.0, "interval_95": ANY, "trials": 5}
+    assert "LOW CEILING: it reads 0 of 5 needles" in caplog.text  # it never saw cards
     assert model["training_frames"] == 16
     assert json.loads((tmp_path / "dense" / "vniah.json").read_text())["models"] == [model]
     assert "guess floor, exact" in describe_vniah(report)
