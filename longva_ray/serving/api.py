@@ -7,8 +7,9 @@ clients send them for much that they do not want: null for any field, and the va
 `media_io_kwargs` is how vLLM and lmms-eval ask for a number of frames.
 """
 
+import dataclasses
 import time
-import uuid
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
@@ -24,6 +25,7 @@ class ApiError(HTTPException):
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(status, message)
+        self.code = code
         self.body = {"error": {"message": message, "type": "invalid_request_error", "code": code}}
 
 
@@ -162,26 +164,45 @@ class ScoreRequest(Conversation):
     """The answer to judge, or the options of a multiple choice."""
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """OpenAI's token counts."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FramesRead:
+    """How much of one video a question has read."""
+
+    frames_read: int
+    frames_available: int
+    """Frames that the store has of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PromptUsage:
+    """What a prompt was made of."""
+
+    prompt_tokens: int
+    videos: Sequence[FramesRead]
+    """In the order in which the messages name them."""
+
+
+def usage(prompt: PromptUsage, completion_tokens: int) -> dict[str, Any]:
+    """OpenAI's token counts, and frames by video in a field of our own, which its clients skip."""
     return {
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": prompt.prompt_tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
+        "total_tokens": prompt.prompt_tokens + completion_tokens,
+        "videos": [dataclasses.asdict(video) for video in prompt.videos],
     }
 
 
 class CompletionBody:
     """Builds the bodies of one chat completion, whole or in chunks, under one id."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, request_id: str) -> None:
         self._common = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "id": f"chatcmpl-{request_id}",
             "created": int(time.time()),
             "model": model,
         }
 
-    def whole(self, text: str, reason: FinishReason | None, used: dict[str, int]) -> dict[str, Any]:
+    def whole(self, text: str, reason: FinishReason | None, used: dict[str, Any]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": reason}
@@ -192,6 +213,6 @@ class CompletionBody:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         return self._common | {"object": "chat.completion.chunk", "choices": [choice]}
 
-    def final_usage(self, used: dict[str, int]) -> dict[str, Any]:
+    def final_usage(self, used: dict[str, Any]) -> dict[str, Any]:
         """The event after the last piece, when the client asked for the token counts."""
         return self._common | {"object": "chat.completion.chunk", "choices": [], "usage": used}

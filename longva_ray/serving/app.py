@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +33,7 @@ from longva_ray.serving.api import (
     ChatRequest,
     CompletionBody,
     Conversation,
+    PromptUsage,
     ScoreRequest,
     StreamOptions,
     TextPart,
@@ -43,6 +44,7 @@ from longva_ray.serving.encode_command import encode_command
 from longva_ray.serving.gate import Gate
 from longva_ray.serving.media import MediaLibrary
 from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
+from longva_ray.serving.request_log import Asked, RequestLog, asked_of
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import describe_encoder
@@ -51,6 +53,13 @@ logger = logging.getLogger(__name__)
 
 UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Headers of a streamed answer, so that no proxy on the way holds it back."""
+
+
+Pieces = DeploymentResponseGenerator[tuple[PromptUsage, AnswerPiece]]
+
+
+AskedNow = Annotated[Asked, Depends(asked_of)]
+"""Parameter of a route: the record of its request for the log."""
 
 
 def _key() -> str | None:
@@ -67,46 +76,50 @@ routes = FastAPI(
 
 
 routes.add_middleware(Gate, key=_key)
+routes.add_middleware(RequestLog)  # outside of the gate: what it refuses is logged, too
 
 
 @routes.exception_handler(ApiError)
-async def _api_error(_: Request, error: ApiError) -> JSONResponse:
+async def _refuse(request: Request, error: ApiError) -> JSONResponse:
+    asked_of(request).outcome = error.code
     return JSONResponse(error.body, error.status_code)
 
 
 @routes.exception_handler(RequestValidationError)
-async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
     problems = "; ".join(
         f"{'.'.join(str(step) for step in problem['loc'][1:])}: {problem['msg']}"
         for problem in error.errors()
     )
-    return JSONResponse(ApiError(400, "malformed_request", problems).body, 400)
+    return await _refuse(request, ApiError(400, "malformed_request", problems))
 
 
 @routes.exception_handler(ValueError)
-async def _mistake(_: Request, error: ValueError) -> JSONResponse:
+async def _mistake(request: Request, error: ValueError) -> JSONResponse:
     """A user's mistake that only the model or the decoder can notice. Its text says what is wrong
     and how to mend it. A damaged shard is not the user's mistake."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, ShardError):
         logger.error("%s", cause)
-        return JSONResponse(ApiError(500, "damaged_shard", str(cause)).body, 500)
+        return await _refuse(request, ApiError(500, "damaged_shard", str(cause)))
     logger.info("refused a request", exc_info=error)
-    return JSONResponse(ApiError(400, "invalid_request", str(cause)).body, 400)
+    return await _refuse(request, ApiError(400, "invalid_request", str(cause)))
 
 
 @routes.exception_handler(FloatingPointError)
-async def _broken_weights(_: Request, error: FloatingPointError) -> JSONResponse:
+async def _broken_weights(request: Request, error: FloatingPointError) -> JSONResponse:
     """Logits that are not finite: the weights are at fault, and whoever asks should know."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     logger.error("%s", cause)
-    return JSONResponse(ApiError(500, "broken_weights", str(cause)).body, 500)
+    return await _refuse(request, ApiError(500, "broken_weights", str(cause)))
 
 
 @routes.exception_handler(BackPressureError)
-async def _overloaded(_: Request, error: BackPressureError) -> JSONResponse:
-    body = ApiError(503, "overloaded", "too many requests are waiting; try again soon").body
-    return JSONResponse(body, 503, headers={"Retry-After": "5"})
+async def _overloaded(request: Request, error: BackPressureError) -> JSONResponse:
+    waiting = ApiError(503, "overloaded", "too many requests are waiting; try again soon")
+    response = await _refuse(request, waiting)
+    response.headers["Retry-After"] = "5"
+    return response
 
 
 def build_app(args: AppArgs) -> serve.Application:
@@ -154,20 +167,24 @@ def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
 
 
 async def _events(
-    first: tuple[int, AnswerPiece],
-    pieces: DeploymentResponseGenerator[tuple[int, AnswerPiece]],
+    first: AnswerPiece,
+    pieces: Pieces,
     body: CompletionBody,
     options: StreamOptions | None,
+    asked: Asked,
 ) -> AsyncIterator[bytes]:
     """Server-sent events of one answer. Cancels the model when the client goes away."""
+    piece, asked.outcome = first, "client left"
     try:
-        prompt_tokens, piece = first
         yield _event(body.chunk({"role": "assistant", "content": piece.text}, piece.finish_reason))
         async for _, piece in pieces:
+            asked.answer_tokens = piece.num_tokens
             yield _event(body.chunk({"content": piece.text}, piece.finish_reason))
         if options is not None and options.include_usage:
-            yield _event(body.final_usage(usage(prompt_tokens, piece.num_tokens)))
+            assert asked.prompt is not None
+            yield _event(body.final_usage(usage(asked.prompt, piece.num_tokens)))
         yield format_sse_event(data_str="[DONE]")
+        asked.outcome = str(piece.finish_reason)
     finally:
         pieces.cancel()
 
@@ -219,34 +236,39 @@ class Api:
         return {"object": "list", "data": await asyncio.to_thread(self._library.listing)}
 
     @routes.post("/v1/chat/completions", response_model=None)
-    async def chat(self, request: ChatRequest) -> dict[str, Any] | EventSourceResponse:
+    async def chat(
+        self, request: ChatRequest, asked: AskedNow
+    ) -> dict[str, Any] | EventSourceResponse:
         """An answer in OpenAI's shape; server-sent events if `stream` is set."""
         messages, videos = await self._understand(request)
         pieces = cast(
-            "DeploymentResponseGenerator[tuple[int, AnswerPiece]]",
+            Pieces,
             self._language_model.options(stream=True).chat.remote(
                 messages, videos, request.settings(), request.answer_tokens or 1
             ),
         )
-        body = CompletionBody(self._model_name)
+        body = CompletionBody(self._model_name, asked.id)
         # The first piece is awaited here, so that a bad prompt is still a plain 400. A method that
         # yields events, FastAPI's own form, would have answered 200 by then.
-        first = await anext(pieces)
+        read, piece = await anext(pieces)
+        asked.prompt, asked.answer_tokens = read, piece.num_tokens
         if request.stream:
-            events = _events(first, pieces, body, request.stream_options)
+            events = _events(piece, pieces, body, request.stream_options, asked)
             return EventSourceResponse(events, headers=UNBUFFERED)
-        prompt_tokens, piece = first
         text = piece.text
         async for _, piece in pieces:
             text += piece.text
-        return body.whole(text, piece.finish_reason, usage(prompt_tokens, piece.num_tokens))
+        asked.answer_tokens, asked.outcome = piece.num_tokens, str(piece.finish_reason)
+        return body.whole(text, piece.finish_reason, usage(read, piece.num_tokens))
 
     @routes.post("/v1/score")
-    async def score(self, request: ScoreRequest) -> dict[str, Any]:
+    async def score(self, request: ScoreRequest, asked: AskedNow) -> dict[str, Any]:
         """Scores of every answer, and the index of the likeliest by mean log-probability."""
         messages, videos = await self._understand(request)
-        scored = await self._language_model.score.remote(messages, videos, request.answers)
-        return {"object": "score", "model": self._model_name} | scored
+        read, scored = await self._language_model.score.remote(messages, videos, request.answers)
+        asked.prompt = read
+        about = {"id": f"score-{asked.id}", "object": "score", "model": self._model_name}
+        return about | scored | {"usage": usage(read, 0)}
 
     async def _understand(self, request: Conversation) -> tuple[list[Message], list[VideoRef]]:
         """Split a request into the language model's messages and the videos they mention, encoding

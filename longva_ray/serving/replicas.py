@@ -7,7 +7,7 @@ event loop of the replica stays free for health checks and cancellation.
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from longva_ray.answer.engine import AnswerEngine, Prompt
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.answer.score import best_option
 from longva_ray.lm.prompt import Message
+from longva_ray.serving.api import FramesRead, PromptUsage
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.encoded_video import EncodedVideo
@@ -75,27 +76,28 @@ class LanguageModel:
         videos: Sequence[VideoRef],
         settings: GenerationSettings,
         answer_tokens: int,
-    ) -> AsyncIterator[tuple[int, AnswerPiece]]:
-        """Stream (prompt length in tokens, next piece of the answer).
+    ) -> AsyncIterator[tuple[PromptUsage, AnswerPiece]]:
+        """Stream (what was read, next piece of the answer).
 
         Raises ValueError when the prompt and an answer of `answer_tokens` are longer than allowed.
         An answer that grows longer than that ends at the limit."""
-        prompt = await self._read(messages, videos, answer_tokens)
+        prompt, read = await self._read(messages, videos, answer_tokens)
         pieces = self._engine.stream(prompt, settings)
         try:
             while (piece := await _in_thread(next, pieces, None)) is not None:
-                yield prompt.length, piece
+                yield read, piece
         finally:
             pieces.close()
 
     async def score(
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
-    ) -> dict[str, Any]:
-        """Teacher-forced scores of the answers and the index of the likeliest, ready for JSON.
+    ) -> tuple[PromptUsage, dict[str, Any]]:
+        """(what was read; teacher-forced scores of the answers and the index of the likeliest,
+        ready for JSON).
 
         Raises ValueError when the prompt and the longest answer are longer than allowed."""
         answer_ids = await _in_thread(lambda: [*map(self._engine.answer_ids, answers)])
-        prompt = await self._read(messages, videos, max(map(len, answer_ids)))
+        prompt, read = await self._read(messages, videos, max(map(len, answer_ids)))
         scores = await _in_thread(self._engine.score, prompt, answer_ids)
         described = [
             {
@@ -108,37 +110,41 @@ class LanguageModel:
             }
             for answer, score in zip(answers, scores, strict=True)
         ]
-        return {"scores": described, "best": best_option(scores)}
+        return read, {"scores": described, "best": best_option(scores)}
 
     async def _read(
         self, messages: Sequence[Message], videos: Sequence[VideoRef], answer_tokens: int
-    ) -> Prompt:
+    ) -> tuple[Prompt, PromptUsage]:
         """The longest videos take minutes, so this ends early when the client hangs up."""
         unwanted = threading.Event()
 
-        def read() -> Prompt:
+        def read() -> tuple[Prompt, PromptUsage]:
             ids = {video.video_id for video in videos}
             opened = {video_id: self._store.open(video_id, self._spec) for video_id in ids}
+            frames = [_frames(ref, opened[ref.video_id]) for ref in videos]
             prompt_ids_T = self._engine.prompt_ids(
                 messages,
-                [_num_frames(ref, opened) * self._spec.tokens_per_frame for ref in videos],
+                [each.frames_read * self._spec.tokens_per_frame for each in frames],
                 answer_tokens=answer_tokens,
             )
-            tokens = [_tokens(ref, opened) for ref in videos]
-            return self._engine.read_ids(prompt_ids_T, tokens, unwanted)
+            tokens = [
+                _tokens(opened[ref.video_id], each.frames_read)
+                for ref, each in zip(videos, frames, strict=True)
+            ]
+            prompt = self._engine.read_ids(prompt_ids_T, tokens, unwanted)
+            return prompt, PromptUsage(prompt_tokens=len(prompt_ids_T), videos=frames)
 
         return await _in_thread(read, unwanted=unwanted)
 
 
-def _num_frames(ref: VideoRef, opened: Mapping[str, EncodedVideo]) -> int:
-    there = opened[ref.video_id].num_frames
-    return min(ref.num_frames or there, there)
+def _frames(ref: VideoRef, video: EncodedVideo) -> FramesRead:
+    there = video.num_frames
+    return FramesRead(frames_read=min(ref.num_frames or there, there), frames_available=there)
 
 
-def _tokens(ref: VideoRef, opened: Mapping[str, EncodedVideo]) -> torch.Tensor:
-    """Tokens FQD of the frames that a question reads, spread evenly over those of the video."""
-    video = opened[ref.video_id]
-    rows_F = np.linspace(0, video.num_frames - 1, _num_frames(ref, opened), dtype=int)
+def _tokens(video: EncodedVideo, num_frames: int) -> torch.Tensor:
+    """Tokens FQD of so many frames, spread evenly over those of the video."""
+    rows_F = np.linspace(0, video.num_frames - 1, num_frames, dtype=int)
     return video.tokens(rows_F)
 
 

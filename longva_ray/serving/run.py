@@ -23,7 +23,9 @@ def deploy(args: AppArgs) -> str:
     another one."""
     app = build_app(args)
     http = HTTPOptions(host=args.serve.host, port=args.serve.port)
-    serve.start(http_options=http, logging_config={"log_level": args.serve.log_level})
+    # `request_log` has a line for each request; Ray's would be one more for each process it meets.
+    logging_config = {"log_level": args.serve.log_level, "enable_access_log": False}
+    serve.start(http_options=http, logging_config=logging_config)
     if APPLICATION in serve.status().applications:
         raise ValueError(
             "this cluster serves longva_ray already; stop that server (Ctrl-C or `ray job stop`), "

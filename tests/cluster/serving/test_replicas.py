@@ -9,6 +9,7 @@ import pytest
 from encoded_video import SPEC, VIDEO_ID, write_video
 
 from longva_ray.answer.generate import AnswerPiece
+from longva_ray.serving.api import FramesRead, PromptUsage
 from longva_ray.serving.replicas import LanguageModel, VideoRef, _in_thread
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.shards.store import ShardStore
@@ -38,8 +39,8 @@ def replica(tiny_checkpoint: str, store: ShardStore) -> LanguageModel:
 
 def chat(
     replica: LanguageModel, *, videos: int = 1, num_frames: int | None = None, answer_tokens: int
-) -> list[tuple[int, AnswerPiece]]:
-    async def all_pieces() -> list[tuple[int, AnswerPiece]]:
+) -> list[tuple[PromptUsage, AnswerPiece]]:
+    async def all_pieces() -> list[tuple[PromptUsage, AnswerPiece]]:
         refs = [VideoRef(video_id=VIDEO_ID, num_frames=num_frames)] * videos
         settings = GenerationSettings(max_new_tokens=256)
         messages = MESSAGES * videos
@@ -64,15 +65,21 @@ def test_what_is_too_long_is_refused_before_anything_is_loaded(
 
 
 def test_an_answer_without_a_limit_of_its_own_ends_at_the_models(replica: LanguageModel) -> None:
-    length, last = chat(replica, answer_tokens=1)[-1]
-    assert length + last.num_tokens <= LIMIT < length + 256
+    read, last = chat(replica, answer_tokens=1)[-1]
+    assert read.prompt_tokens + last.num_tokens <= LIMIT < read.prompt_tokens + 256
 
 
-def test_fewer_frames_leave_room(replica: LanguageModel) -> None:
-    (all_frames, _), *_ = chat(replica, answer_tokens=1)
-    (some_frames, _), *_ = chat(replica, num_frames=5, answer_tokens=1)
+def test_fewer_frames_leave_room_and_are_told(replica: LanguageModel) -> None:
+    (whole, _), *_ = chat(replica, answer_tokens=1)
+    (some, _), *_ = chat(replica, num_frames=5, answer_tokens=1)
     (as_many, _), *_ = chat(replica, num_frames=50, answer_tokens=1)
-    assert (all_frames - some_frames, as_many) == ((12 - 5) * 4, all_frames)
+    assert whole.prompt_tokens - some.prompt_tokens == (12 - 5) * 4
+    assert as_many == whole
+    assert list(whole.videos) == [FramesRead(frames_read=12, frames_available=12)]
+    assert list(some.videos) == [FramesRead(frames_read=5, frames_available=12)]
+    refs = [VideoRef(video_id=VIDEO_ID, num_frames=few) for few in (2, 3)]
+    scored, _ = asyncio.run(replica.score(MESSAGES * 2, refs, ["red"]))
+    assert [each.frames_read for each in scored.videos] == [2, 3]
 
 
 def test_a_replica_that_works_is_healthy(replica: LanguageModel) -> None:
