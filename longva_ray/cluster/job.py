@@ -13,19 +13,34 @@ logger = logging.getLogger(__name__)
 _CHATTY = ("ray.data", "ray.serve", "httpx")
 
 
+MISTAKES = (ValueError, FileNotFoundError)
+"""What a user can mend. Anything else is a fault of ours, or of the machine."""
+
+
 def run_job(main: Callable[[], int]) -> None:
-    """Run the main function of a command and exit with its status. A user's mistake (ValueError,
-    FileNotFoundError) is one line and a nonzero exit status. Logs lines of INFO and above, unless
+    """Run the main function of a command and exit with its status. A user's mistake, found here or
+    inside a Ray task, is one line and a nonzero exit status. Logs lines of INFO and above, unless
     the caller has set up logging."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     hide_gpus_from_cpu_workers()
     try:
         with _ends_with_its_reader():
             status = main()
-    except (ValueError, FileNotFoundError) as error:
+    except MISTAKES as error:
         logger.debug("the error came from", exc_info=True)
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {_as_raised(error)}") from error
     raise SystemExit(status)
+
+
+def _as_raised(error: Exception) -> Exception:
+    """The mistake itself: Ray hands on what a task raised with the traceback as its text."""
+    if "ray" in sys.modules:
+        from ray.exceptions import RayTaskError
+
+        if isinstance(error, RayTaskError):
+            mistake: Exception = error.cause
+            return mistake
+    return error
 
 
 @contextmanager

@@ -4,10 +4,13 @@
 
 Ray decides where and when, never what. A task writes files that follow from its number. So one task
 at a time or a hundred give the same bytes, and a number whose files exist need not run again.
+A user's mistake that a task finds travels as its result and is raised by the caller. Raised inside,
+Ray Data would take it for its own failure and print its traceback three times.
 What it does not do: keep an order, or hand anything large through the object store.
 """
 
 import pickle
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +19,7 @@ import ray
 from ray.data import TaskPoolStrategy
 
 from longva_ray.cluster.graph import graph_of
-from longva_ray.cluster.job import connect
+from longva_ray.cluster.job import MISTAKES, connect
 
 
 def run_tasks(
@@ -55,16 +58,26 @@ def run_tasks(
         memory=memory,
     )
     for row in graph.iter_rows():
-        yield row["number"], pickle.loads(row["result"])
+        result, mistake = pickle.loads(row["result"])
+        if mistake is not None:
+            raise mistake
+        yield row["number"], result
 
 
 class _Task:
-    """Unpacks a task from its row and packs its result: a row carries one opaque value."""
+    """Unpacks a task from its row and packs its result, or the mistake that it found: a row carries
+    one opaque value."""
 
     def __init__(self, worker: Callable[..., Any]) -> None:
         self._worker = worker
 
     def __call__(self, row: pa.Table) -> pa.Table:
         task = pickle.loads(row.column("task")[0].as_py())
-        result = self._worker(*task)
-        return pa.table({"number": row.column("number"), "result": [pickle.dumps(result)]})
+        result, mistake = None, None
+        try:
+            result = self._worker(*task)
+        except MISTAKES as error:
+            error.add_note(traceback.format_exc())  # for a log that shows tracebacks
+            mistake = error
+        packed = pickle.dumps((result, mistake))
+        return pa.table({"number": row.column("number"), "result": [packed]})

@@ -18,6 +18,7 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from longva_ray.cluster.gang import Gang, GangSize, MakeWorker
+from longva_ray.cluster.job import MISTAKES
 from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.progress import Progress
 from longva_ray.settings.needles import SweepConfig
@@ -177,10 +178,10 @@ def _next_result(gangs: Sequence[Gang], *, is_any_busy: bool) -> tuple[Gang, Any
     return None
 
 
-def _mistake(error: RayTaskError) -> ValueError | None:
+def _mistake(error: RayTaskError) -> Exception | None:
     """What a user can do about a failure inside the test, if anything."""
-    if isinstance(error.cause, ValueError):
-        return ValueError(str(error.cause))
+    if isinstance(error.cause, MISTAKES):
+        return error.cause
     if isinstance(error.cause, torch.OutOfMemoryError):
         return ValueError(
             f"a worker's GPU is full ({error.cause}); lower prefill_chunk, spread each "

@@ -1,6 +1,7 @@
 """Text preparation on a real Ray cluster: exact, and the same whatever runs in parallel."""
 
 import collections
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,7 +191,11 @@ def test_control_tokens_in_a_text(
 
 
 def test_a_broken_file_stops_the_run_or_is_counted(
-    ray_cluster: str, texts: Path, tokenizer_folder: str, tmp_path: Path
+    ray_cluster: str,
+    texts: Path,
+    tokenizer_folder: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     lines = (texts / "a.jsonl").read_bytes().split(b"\n")
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines[:10], b'{"text": "cu', *lines[10:]]))
@@ -199,6 +204,8 @@ def test_a_broken_file_stops_the_run_or_is_counted(
     out = tmp_path / "out"
     with pytest.raises(TextError, match=r"a\.jsonl, line 11: no JSON .*--text.on-error skip"):
         prepare(tmp_path / "a.jsonl", out, tokenizer_folder)
+    printed = "".join(capfd.readouterr())
+    assert not re.search("Traceback|line 11|issue on the Ray", printed), printed
     config = replace(CONFIG, on_error="skip", upsample_factor=1)
     prepare_text(
         [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl.zst")],
