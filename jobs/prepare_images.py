@@ -51,6 +51,8 @@ def main(options: Options) -> int:
     print(f"{len(left_out)} samples were left out")
     for each in left_out[:SHOWN]:
         print(f"  {each['sample_id']}: {each['reason']}")
+    if len(left_out) > SHOWN:
+        print(f"  and {len(left_out) - SHOWN} more: all are in {output}/{REPORT_NAME}, left_out")
     print(f"vision shards and {REPORT_NAME} are in {output}")
     return 0
 

@@ -19,11 +19,22 @@ logger = logging.getLogger(__name__)
 LOG_INTERVAL_S = 10.0
 
 
+UNEVEN_SHARE = 0.05
+"""Of work in units of very different size, how much must be done before the rest can be guessed."""
+
+
 class Progress:
     """Counts units of work and shows the rate; use it as a context manager."""
 
-    def __init__(self, title: str, *, unit: str, total: int | None = None) -> None:
+    def __init__(
+        self, title: str, *, unit: str, total: int | None = None, uneven: bool = False
+    ) -> None:
+        """
+        Args:
+            uneven: units take very different times, so the first ones say nothing about the rest.
+        """
         self._title = title
+        self._uneven = uneven
         self._unit = unit
         self._total = total
         self._done = 0
@@ -83,6 +94,8 @@ class Progress:
         """Time to the end at the rate so far; empty when the rate or the end is unknown."""
         done = self._done - self._before
         if self._total is None or done <= 0:
+            return ""
+        if self._uneven and done < UNEVEN_SHARE * self._total:
             return ""
         seconds = (time.monotonic() - self._started) / done * (self._total - self._done)
         return f"{datetime.timedelta(seconds=round(seconds))} left"

@@ -45,8 +45,8 @@ def run_tasks(
     have = ray.cluster_resources().get("CPU", 0.0)
     if 0 < have < cpus:
         raise ValueError(
-            f"a task needs {cpus:g} CPUs, but the cluster has {have:g}; lower task_cpus, "
-            "fractions are allowed"
+            f"a task needs {cpus:g} CPUs, but the cluster has {have:g}; lower "
+            "--text.task-cpus or --images.task-cpus, fractions are allowed"
         )
     rows = [{"number": task[0], "task": pickle.dumps(task)} for task in tasks]
     graph = graph_of(rows).map_batches(

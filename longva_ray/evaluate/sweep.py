@@ -21,7 +21,7 @@ from longva_ray.cluster.gang import Gang, GangSize, MakeWorker
 from longva_ray.cluster.job import MISTAKES
 from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.progress import Progress
-from longva_ray.settings.needles import SweepConfig
+from longva_ray.settings.needles import SweepConfig, VniahConfig
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +81,12 @@ def sweep(
         for _ in range(min(num_gangs(config), len(pending)))
     ]
     try:
-        with Progress(title, unit="trials", total=missing) as progress:
-            for outcomes in _work(gangs, pending):
+        done = 0
+        with Progress(title, unit="trials", total=missing, uneven=True) as progress:
+            for outcomes in _work(gangs, pending, config):
                 ledger.record(outcomes)
-                progress.advance(len(outcomes))
+                done += len(outcomes)
+                progress.reach(done, "")  # the first ones waited for the model to load
                 if recorded is not None:
                     recorded(outcomes)
     finally:
@@ -111,14 +113,15 @@ def num_gangs(config: SweepConfig) -> int:
             f"{config.ring_size} process(es) of {config.worker_cpus:g} CPU(s) and "
             f"{config.worker_gpus:g} GPU(s) do not fit into a cluster with "
             f"{resources.get('CPU', 0):g} CPU(s) and {resources.get('GPU', 0):g} GPU(s); lower "
-            "worker_cpus, worker_gpus or ring_size, or set max_workers if an autoscaler will "
-            "bring more"
+            f"{_option(config, 'worker_cpus')}, {_option(config, 'worker_gpus')} or "
+            f"{_option(config, 'ring_size')}, or set {_option(config, 'max_workers')} if an "
+            "autoscaler will bring more"
         )
     return fits
 
 
 def _work(
-    gangs: Sequence[Gang], groups: Sequence[Sequence[Any]]
+    gangs: Sequence[Gang], groups: Sequence[Sequence[Any]], config: SweepConfig
 ) -> Iterator[dict[str, TrialOutcome]]:
     """The outcomes of each group, as they come."""
     waiting = [_Group(trials=trials) for trials in reversed(groups)]
@@ -151,7 +154,7 @@ def _work(
             gang.close()
             gang.open()
         except RayTaskError as error:
-            mistake = _mistake(error)
+            mistake = _mistake(error, config)
             if mistake is None:
                 raise
             raise mistake from error
@@ -178,13 +181,20 @@ def _next_result(gangs: Sequence[Gang], *, is_any_busy: bool) -> tuple[Gang, Any
     return None
 
 
-def _mistake(error: RayTaskError) -> Exception | None:
+def _mistake(error: RayTaskError, config: SweepConfig) -> Exception | None:
     """What a user can do about a failure inside the test, if anything."""
     if isinstance(error.cause, MISTAKES):
         return error.cause
     if isinstance(error.cause, torch.OutOfMemoryError):
         return ValueError(
-            f"a worker's GPU is full ({error.cause}); lower prefill_chunk, spread each "
-            "prompt over more GPUs by ring_size, or leave out the longest ones"
+            f"a worker's GPU is full ({error.cause}); lower {_option(config, 'prefill_chunk')}, "
+            f"spread each prompt over more GPUs by {_option(config, 'ring_size')}, or leave out "
+            "the longest ones"
         )
     return None
+
+
+def _option(config: SweepConfig, name: str) -> str:
+    """A setting as it is typed."""
+    test = "vniah" if isinstance(config, VniahConfig) else "niah"
+    return f"--{test}.{name.replace('_', '-')}"

@@ -6,7 +6,6 @@ line. Reads configs only: no weights, no network.
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from longva_ray.planner.memory import GIB, Budget, longest, peak, terms
 from longva_ray.planner.setup import ModelShape, Setup
+from longva_ray.planner.switches import switches
 from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import ExtendConfig
 
@@ -75,40 +75,6 @@ def planned_config(model: str | None) -> Any:
     return language_config(model)
 
 
-def switches(setup: Setup) -> Iterator[tuple[str, Setup, Setup]]:
-    """Each switch by name: the set-up with it off, and with it on."""
-
-    def train(**changes: Any) -> Setup:
-        return dataclasses.replace(setup, train=dataclasses.replace(setup.train, **changes))
-
-    def both(name: str) -> tuple[Setup, Setup]:
-        off, on = (dataclasses.replace(setup, **{name: value}) for value in (False, True))  # type: ignore[arg-type]
-        return off, on
-
-    yield "tiled loss", *both("tiled_loss")
-    yield (
-        "activation checkpoints",
-        train(checkpoint_activations=False),
-        train(checkpoint_activations=True),
-    )
-    yield (
-        "checkpoints on the host",
-        train(offload_activations=False),
-        train(offload_activations=True),
-    )
-    yield "tiled MLPs", train(tile_mlps=False), train(tile_mlps=True)
-    yield "kept ring outputs", *both("keep_ring")
-    yield "all-gathered keys", train(ring_schedule="ring"), train(ring_schedule="all_gather")
-    yield (
-        f"ring of {setup.gpus}",
-        dataclasses.replace(setup, ring_size=1),
-        dataclasses.replace(setup, ring_size=setup.gpus),
-    )
-    if setup.train.zero_stage:
-        yield "model states on the host", train(offload=False), train(offload=True)
-        yield "ZeRO-3 instead of ZeRO-1", train(zero_stage=1), train(zero_stage=3)
-
-
 def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
     """Everything that the tables show, in bytes and tokens.
 
@@ -144,8 +110,14 @@ def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
         "fits": budget.holds(found),
         "longest": longest(setup, budget),
         "switches": [
-            {"switch": name, "off": longest(off, budget), "on": longest(on, budget)}
-            for name, off, on in switches(setup)
+            {
+                "switch": switch.name,
+                "option": switch.option,
+                "trade": switch.trade,
+                "off": longest(switch.off, budget),
+                "on": longest(switch.on, budget),
+            }
+            for switch in switches(setup)
         ],
     }
 
@@ -180,6 +152,9 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
     table.add_column("switch")
     for column in ("off", "on"):
         table.add_column(column, justify="right")
+    for column in ("turned on by", "what it trades"):
+        table.add_column(column)
     for row in plan["switches"]:
-        table.add_row(row["switch"], f"{row['off']:,}", f"{row['on']:,}")
+        sides = (f"{row[side]:,}" for side in ("off", "on"))
+        table.add_row(row["switch"], *sides, row["option"], row["trade"])
     console.print(table)

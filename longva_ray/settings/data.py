@@ -60,7 +60,7 @@ class TextDataConfig:
         _check("text", self, counts=counts, optional=("target_tokens", "max_tasks"))
         if self.upsample_factor < 1:
             raise ValueError(
-                f"text.upsample_factor must be at least 1, got {self.upsample_factor}; 1 leaves "
+                f"--text.upsample-factor must be at least 1, got {self.upsample_factor}; 1 leaves "
                 "the lengths as they are"
             )
 
@@ -108,6 +108,7 @@ def _check(
             continue
         if value < 1:
             wanted = "at least 1 or None" if name in optional else "at least 1"
-            raise ValueError(f"{group}.{name} must be {wanted}, got {value}")
+            option = f"--{group}.{name.replace('_', '-')}"
+            raise ValueError(f"{option} must be {wanted}, got {value}")
     if config.task_cpus <= 0:
-        raise ValueError(f"{group}.task_cpus must be above 0, got {config.task_cpus}")
+        raise ValueError(f"--{group}.task-cpus must be above 0, got {config.task_cpus}")

@@ -107,7 +107,7 @@ def plan_workers(config: EncodeConfig, cpus: float, gpus: float) -> WorkerPlan:
     if gpus < config.encoder_gpus and config.max_encoders is None:
         raise ValueError(
             f"an encoder needs {config.encoder_gpus:g} GPU(s), but the cluster has {gpus:g}; set "
-            "encode.encoder_gpus=0 to encode on CPUs, or encode.max_encoders if an autoscaler "
+            "--encode.encoder-gpus 0 to encode on CPUs, or --encode.max-encoders if an autoscaler "
             "will bring GPUs"
         )
     needed = config.encoder_cpus + config.decode_cpus + LIGHT_CPUS
@@ -115,7 +115,7 @@ def plan_workers(config: EncodeConfig, cpus: float, gpus: float) -> WorkerPlan:
         raise ValueError(
             f"encoding needs {config.encoder_cpus} (encoder) + {config.decode_cpus} (decoder) + "
             f"{LIGHT_CPUS} (writer) = {needed:g} CPUs, but the cluster has {cpus:g}; lower "
-            "encode.encoder_cpus or encode.decode_cpus, fractions are allowed"
+            "--encode.encoder-cpus or --encode.decode-cpus, fractions are allowed"
         )
     free = cpus - config.decode_cpus - LIGHT_CPUS
     encoders = max(1, min(encoders, int(free / config.encoder_cpus)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from encoded_video import write_video
+from token_shards import sequence, write_token_shards
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longva_ray import cli
@@ -62,6 +63,18 @@ def test_verify_names_what_the_disk_changed(
     assert "2 of 2 videos are as written" in printed
     assert f"of video {'b' * 32} does not match its digest" in printed
     assert "1 of 2 videos are as written" in printed
+
+
+def test_verify_reads_token_shards_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_token_shards(tmp_path, [[sequence(0), sequence(10)], [sequence(20)]])
+    assert longva("verify", str(tmp_path)) == 0
+    assert "2 of 2 parts of token shards are whole" in capsys.readouterr().out
+    part = tmp_path / "part-00001.arrow"
+    part.write_bytes(part.read_bytes()[:-8])
+    assert longva("verify", str(tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "part-00001.arrow has" in printed
+    assert "1 of 2 parts of token shards are whole" in printed
 
 
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:

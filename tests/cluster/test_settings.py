@@ -1,9 +1,14 @@
 """Options and configs: a mistake is an error that says what would have been right."""
 
+import ast
+import dataclasses
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 
 from longva_ray.commands.serve import Options as ServeOptions
 from longva_ray.files.places import absolute, local_path
@@ -122,3 +127,31 @@ def test_reports_are_not_written_to_a_uri(tmp_path: Path) -> None:
     assert local_path(str(tmp_path)) == tmp_path
     with pytest.raises(ValueError, match="is a URI, but reports"):
         local_path("s3://bucket/report")
+
+
+def test_messages_name_options_as_they_are_typed() -> None:
+    """`--text.domain-field`, not `text.domain_field`, which nobody can type."""
+    recipe = get_recipe("tiny")
+    stages = {
+        field.name: {each.name for each in dataclasses.fields(stage)}
+        for field in dataclasses.fields(recipe)
+        if dataclasses.is_dataclass(stage := getattr(recipe, field.name))
+    }
+    by_field = re.compile(rf"(?<![\w./-])({'|'.join(stages)})\.(\w+)")
+    offenders = [
+        f"{path.name}: {found[0]}"
+        for path in (REPOSITORY / "longva_ray").rglob("*.py")
+        for text in texts_of(ast.parse(path.read_text()))
+        for found in by_field.finditer(text)
+        if found[2] in stages[found[1]]
+    ]
+    assert offenders == []
+
+
+def texts_of(tree: ast.Module) -> Iterator[str]:
+    """Every text of a module but its docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in docstrings:
+            yield node.value

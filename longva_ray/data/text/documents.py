@@ -42,7 +42,7 @@ def document_of(where: str, record: Any, config: TextDataConfig) -> SourceDocume
     if not isinstance(text, str):
         return BadRecord(
             f"{where}: no text in field {config.text_field!r}; the record has "
-            f"{', '.join(map(str, record))}; text.text_field names another one"
+            f"{', '.join(map(str, record))}; --text.text-field names another one"
         )
     if not text.isascii() and not _is_unicode(text):
         return BadRecord(f"{where}: the text holds half of a surrogate pair, which is no character")
@@ -52,7 +52,7 @@ def document_of(where: str, record: Any, config: TextDataConfig) -> SourceDocume
         if labels is None:
             return BadRecord(
                 f"{where}: field {config.labels_field!r} must hold pairs of characters [start, "
-                f"stop) within the {len(text)} of the text; text.labels_field names another one"
+                f"stop) within the {len(text)} of the text; --text.labels-field names another one"
             )
     if config.domain_field is None:
         return SourceDocument(text, ONE_DOMAIN, labels)
@@ -60,7 +60,7 @@ def document_of(where: str, record: Any, config: TextDataConfig) -> SourceDocume
     if not isinstance(domain, str | int) or not _is_unicode(str(domain)):
         return BadRecord(
             f"{where}: no domain in field {config.domain_field!r}; the record has "
-            f"{', '.join(map(str, record))}; text.domain_field names another one, or None for a "
+            f"{', '.join(map(str, record))}; --text.domain-field names another one, or None for a "
             "single domain"
         )
     return SourceDocument(text, str(domain), labels)

@@ -59,7 +59,7 @@ def pack(
     """
     if len(stream) == 0:
         raise ValueError(
-            "no document is left to pack: the text is empty, or text.target_tokens is far below "
+            "no document is left to pack: the text is empty, or --text.target-tokens is far below "
             "one document"
         )
     lengths = lengths_D[stream]
@@ -83,8 +83,8 @@ def _pack_whole(stream: IntArray, lengths: IntArray, sequence_length: int) -> Pa
     if too_long:
         raise ValueError(
             f"{too_long} documents, the longest of {int(lengths.max())} tokens, do not fit into a "
-            f"sequence of {sequence_length} and are to be kept whole; raise text.sequence_length, "
-            "or turn text.keep_whole off to cut them"
+            f"sequence of {sequence_length} and are to be kept whole; raise "
+            "--text.sequence-length, or set --text.no-keep-whole to cut them"
         )
     first_piece, used = [0], 0
     for piece, length in enumerate(lengths.tolist()):

@@ -11,6 +11,7 @@ Shapes: D documents, P pieces, N sequences, T tokens of one sequence.
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,14 @@ from longva_ray.files.folder import Folder
 from longva_ray.settings.base import from_dict
 
 REPORT_NAME = "report.json"
+
+
+MAX_DOMAINS = 20
+"""Bars of the chart by domain; more names would not fit side by side."""
+
+
+MAX_NAME = 32
+"""Characters of a domain's name in the chart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +177,14 @@ def read_report(place: str) -> TextReport:
 
 
 def plot_report(report: TextReport) -> bytes:
-    """PNG of two charts: tokens by length of their document, and by domain, before and after."""
+    """The charts of a report as a PNG file."""
+    sink = io.BytesIO()
+    draw_report(report).savefig(sink, format="png", dpi=150)
+    return sink.getvalue()
+
+
+def draw_report(report: TextReport) -> Figure:
+    """Two charts: tokens by length of their document, and by domain, before and after."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     by_length, by_domain = figure.subplots(1, 2, width_ratios=[3, 2])
     read = np.array([each.tokens_read for each in report.lengths])
@@ -179,25 +195,31 @@ def plot_report(report: TextReport) -> bytes:
     threshold = np.log2(report.longer_than / report.lengths[0].tokens_from) - 0.5
     if 0 < threshold < len(report.lengths):
         by_length.axvline(threshold, color="0.4", linestyle=":", linewidth=1)
-    _bars(
-        by_domain,
-        [domain.name for domain in report.domains],
-        np.array([domain.tokens_read for domain in report.domains]),
-        np.array([domain.tokens_written for domain in report.domains]),
-    )
+    names, read, written = _largest_domains(report.domains)
+    _bars(by_domain, names, read, written)
     by_domain.set_title("Tokens by domain")
-    by_domain.tick_params(axis="x", rotation=30)
     by_length.legend(frameon=False)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=150)
-    return sink.getvalue()
+    return figure
+
+
+def _largest_domains(domains: Sequence[DomainReport]) -> tuple[list[str], IntArray, IntArray]:
+    """Name, tokens read and tokens written of each domain; the smallest as one where there are more
+    than `MAX_DOMAINS`."""
+    rows = [(_shortened(each.name), each.tokens_read, each.tokens_written) for each in domains]
+    if len(rows) > MAX_DOMAINS:
+        rows.sort(key=lambda row: -row[1])
+        small = rows[MAX_DOMAINS - 1 :]
+        rest = (f"{len(small)} others", sum(row[1] for row in small), sum(row[2] for row in small))
+        rows = [*rows[: MAX_DOMAINS - 1], rest]
+    names, read, written = zip(*rows, strict=True)
+    return list(names), np.array(read), np.array(written)
 
 
 def _bars(axes: Axes, names: list[str], read: IntArray, written: IntArray) -> None:
     places = np.arange(len(names))
     axes.bar(places - 0.2, 100 * read / read.sum(), 0.4, label="read", color="#9db4c0")
     axes.bar(places + 0.2, 100 * written / written.sum(), 0.4, label="written", color="#253237")
-    axes.set_xticks(places, names)
+    axes.set_xticks(places, names, rotation=90, fontsize=8)  # upright ones would collide
     axes.set_ylabel("% of all tokens")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -251,6 +273,10 @@ def _length_bins(lengths_D: IntArray, copies_D: IntArray) -> tuple[LengthBin, ..
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f}%" if whole else "-"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _short(tokens: int) -> str:

@@ -113,7 +113,7 @@ def _read_parquet(source: BinaryIO, file: SourceFile, config: TextDataConfig) ->
             file.path,
             BadRecord(
                 f"{file.path}: no column {', '.join(missing)}; the file has {', '.join(have)}; "
-                "text.text_field, text.domain_field and text.labels_field name others"
+                "--text.text-field, --text.domain-field and --text.labels-field name others"
             ),
         )
         return

@@ -35,6 +35,9 @@ def summarise(outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
         "average_by_needle": [{"needle": k} | rates(group) for (k,), group in by_needle.items()],
         "cells": [
             {
+                "frames": num_frames,
+                "depth": depth,
+                # As the reference's file has them: the depth in percent.
                 "Num. Frame": num_frames,
                 "Frame Depth": round(depth * 100, 2),
                 "Score": sum(outcome["exact"] for outcome in group) / len(group),

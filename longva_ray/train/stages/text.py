@@ -56,8 +56,9 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
         data = self.shards.metadata
         if data.sequence_length > self.config.max_tokens:
             raise ValueError(
-                f"rows of {self.shards.place} hold {data.sequence_length} tokens but max_tokens "
-                f"is {self.config.max_tokens}; raise it, or prepare shorter rows"
+                f"rows of {self.shards.place} hold {data.sequence_length} tokens, but "
+                f"--extend.max-tokens is {self.config.max_tokens}; raise it, or prepare shorter "
+                "rows"
             )
         if not self.config.from_scratch:
             check_readable(checkpoint_folder(self.base))

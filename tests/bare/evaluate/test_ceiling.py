@@ -83,6 +83,9 @@ def test_a_model_that_cannot_read_the_needles_is_told_from_one_that_can(
     assert sum(each["exact"] for each in found["needles_alone"]) >= right
     assert found["average"]["exact"]["trials"] == trials  # without the needles alone
     assert found["guess_floor"]["exact"]["trials"] == trials
+    (cell,) = found["cells"]
+    assert (cell["frames"], cell["depth"]) == (3, 0.5)
+    assert (cell["Num. Frame"], cell["Frame Depth"]) == (3, 50.0)
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     for said in (described, caplog.text):
         assert "needles alone (ceiling), exact: " in said

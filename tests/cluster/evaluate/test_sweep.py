@@ -169,7 +169,9 @@ def test_a_users_mistake_in_a_worker_is_told_as_such(
     with pytest.raises(ValueError, match="minus one is no number"):
         sweep("flaky", [[1], [-1]], str, flaky, arguments, config=CONFIG, ledger=ledger)
     assert "1" in ledger
-    with pytest.raises(ValueError, match=r"GPU is full \(CUDA out of memory\.\); lower prefill_ch"):
+    with pytest.raises(
+        ValueError, match=r"GPU is full \(CUDA out of memory\.\); lower --niah\.pref"
+    ):
         sweep("flaky", [[-2]], str, flaky, arguments, config=CONFIG, ledger=ledger)
 
 

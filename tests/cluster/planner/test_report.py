@@ -53,6 +53,19 @@ def test_tables_say_what_fits_and_what_switches_buy() -> None:
     assert all(plan["longest"] in sides for sides in rows.values())
 
 
+def test_switches_are_named_as_they_are_typed_and_explained() -> None:
+    plan = plan_of("--recipe", "longva_7b", "--host-memory", "256GiB")
+    options = [row["option"] for row in plan["switches"]]
+    typed = [option for option in options if option.startswith("--")]
+    assert len(typed) == len(options) - 2  # two are always on
+    parse(PlanOptions, " ".join(typed).split())  # exits at an unknown one
+    for row in plan["switches"]:
+        if row["off"] > row["on"]:
+            assert "longer without" in row["trade"], row
+    # With so little host memory, what fills the host is among them.
+    assert any(row["off"] > row["on"] and "host" in row["trade"] for row in plan["switches"])
+
+
 def test_host_memory_limits_too() -> None:
     free, tight = (
         plan_of("--recipe", "longva_7b", "--host-memory", size)["longest"]

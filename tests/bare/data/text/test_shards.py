@@ -6,56 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from byte_tokenizer import byte_tokenizer
+from token_shards import LENGTH, sequence, write_token_shards
 
-from longva_ray.data.text.shards import (
-    TOKEN_SHARDS,
-    TokenSequence,
-    TokenShardError,
-    TokenShards,
-    TokenShardsMetadata,
-    TokenShardWriter,
-)
+from longva_ray.data.text.shards import TOKEN_SHARDS, TokenShardError, TokenShards, TokenShardWriter
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.ring.layout import ZigzagLayout
-
-LENGTH = 8
-
-
-def sequence(first: int, lengths: tuple[int, ...] = (3, 5), padding: int = 0) -> TokenSequence:
-    ids_T = np.arange(first, first + LENGTH, dtype=np.int32)
-    return TokenSequence(marked_ids_T=ids_T, document_lengths=lengths, num_padding=padding)
-
-
-def write(folder: Path, parts: list[list[TokenSequence]]) -> TokenShardsMetadata:
-    writer = TokenShardWriter(str(folder), content_key="k", sequence_length=LENGTH)
-    records = [writer.write_part(number, part) for number, part in enumerate(parts)]
-    rows = [row for part in parts for row in part]
-    padding = sum(row.num_padding for row in rows)
-    metadata = TokenShardsMetadata(
-        sequence_length=LENGTH,
-        num_sequences=len(rows),
-        num_tokens=len(rows) * LENGTH - padding,
-        num_padding=padding,
-        largest_id=max(record.largest_id for record in records),
-        tokenizer_fingerprint=tokenizer_fingerprint(byte_tokenizer()),
-        vocabulary_size=261,
-        separator_id=258,
-        seed=0,
-        source=("a.jsonl",),
-        source_fingerprint="f",
-        content_key="k",
-        settings={"sequence_length": LENGTH},
-        versions={"numpy": np.__version__},
-        part_sequences=tuple(record.num_sequences for record in records),
-        part_bytes=tuple(record.num_bytes for record in records),
-    )
-    writer.commit(metadata)
-    return metadata
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write(tmp_path, [[sequence(0), sequence(10, (8,))], [sequence(20, (6, 2), padding=2)]])
+    write_token_shards(
+        tmp_path, [[sequence(0), sequence(10, (8,))], [sequence(20, (6, 2), padding=2)]]
+    )
     return tmp_path
 
 
@@ -118,6 +80,16 @@ def test_a_part_that_was_cut_short_is_noticed(folder: Path) -> None:
     part.unlink()
     with pytest.raises(TokenShardError, match="is gone"):
         TokenShards(folder)[2]
+
+
+def test_every_part_is_verified(folder: Path) -> None:
+    assert list(TokenShards(folder).verify()) == [None, None]
+    part = folder / "part-00000.arrow"
+    content = part.read_bytes()
+    part.write_bytes(content[:200] + bytes(len(content) - 200))  # as long as before
+    damaged, whole = TokenShards(folder).verify()
+    assert (type(damaged), whole) == (TokenShardError, None)
+    assert "part-00000.arrow" in str(damaged)
 
 
 def test_a_part_of_another_run_is_noticed_and_not_resumed(folder: Path) -> None:
