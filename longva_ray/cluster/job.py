@@ -5,8 +5,10 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,9 @@ MISTAKES = (ValueError, FileNotFoundError)
 
 def run_job(main: Callable[[], int]) -> None:
     """Run the main function of a command and exit with its status. A user's mistake, found here or
-    inside a Ray task, is one line and a nonzero exit status. Logs lines of INFO and above, unless
-    the caller has set up logging."""
+    inside a Ray task, is one line and a nonzero exit status; so are SIGTERM and Ctrl-C, with the
+    status that a shell gives them. Logs lines of INFO and above, unless the caller has set up
+    logging."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     hide_gpus_from_cpu_workers()
     try:
@@ -29,6 +32,10 @@ def run_job(main: Callable[[], int]) -> None:
     except MISTAKES as error:
         logger.debug("the error came from", exc_info=True)
         raise SystemExit(f"error: {_as_raised(error)}") from error
+    except KeyboardInterrupt:
+        received = _signals[-1] if _signals else signal.SIGINT
+        logger.warning("stopped by %s; what was finished is kept", signal.Signals(received).name)
+        status = 128 + received
     raise SystemExit(status)
 
 
@@ -73,6 +80,24 @@ def connect() -> None:
 
     if not ray.is_initialized():
         ray.init()
+        interrupt_at_sigterm()
+
+
+def interrupt_at_sigterm() -> None:
+    """From now on SIGTERM (`ray job stop`) interrupts this process as Ctrl-C does. For after
+    `ray.init`, whose handlers print a stack of C++ code and abort; of what a handler raises, a wait
+    in that code knows KeyboardInterrupt alone. Only a main thread can handle signals."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+_signals: list[int] = []
+"""Those received, for the exit status: Ray's code raises a KeyboardInterrupt of its own."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 def hide_gpus_from_cpu_workers() -> None:
@@ -86,5 +111,6 @@ def start_ray_quietly() -> None:
     import ray
 
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    interrupt_at_sigterm()
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,12 +1,14 @@
-"""A user's mistake reaches the terminal as one line, wherever it was found."""
+"""A user's mistake reaches the terminal as one line, wherever it was found; so does a signal."""
 
+import os
 import pickle
+import signal
 
 import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
-from longva_ray.cluster.job import run_job
+from longva_ray.cluster.job import interrupt_at_sigterm, run_job
 from longva_ray.cluster.tasks import _Task
 
 
@@ -37,6 +39,21 @@ def test_a_fault_of_ours_keeps_its_traceback(fault: Exception) -> None:
 
     with pytest.raises(type(fault)):
         run_job(main)
+
+
+def test_a_signal_ends_a_command_with_its_own_status(caplog: pytest.LogCaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main() -> int:
+        interrupt_at_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    with pytest.raises(SystemExit) as ended:
+        run_job(main)
+    signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
+    assert "stopped by SIGTERM" in caplog.text
 
 
 def divide(number: int) -> float:
