@@ -44,7 +44,8 @@ def describe_models(report: Mapping[str, Any], more: Callable[[ModelResult], Seq
     """A report's averages in lines for a person, with `more` lines of each model."""
     lines = []
     for model in report["models"]:
-        lines.append(f"{model['name']} (base {model['rope_base']:g})")
+        weights = f"{model['path']}, weights {model['fingerprint'][:8]}"
+        lines.append(f"{model['name']} ({weights}, RoPE base {model['rope_base']:g})")
         lines += [f"  average, {line}" for line in describe_rates(model["average"])]
         lines += [f"  {line}" for line in more(model)]
     for model in report["training_free"]:

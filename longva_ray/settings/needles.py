@@ -89,8 +89,11 @@ class NiahConfig(SweepConfig):
     """What comes after the haystack; the answer continues it."""
     answer: str = " {number}"
     essays: str | None = None
-    """Folder of .txt files that make up the haystack, in the order of their names; None takes the
-    essays in this package."""
+    """Folder of .txt files that make up the haystack, in the order of their names; None takes those
+    of `world`."""
+    world: Literal["english", "tiny"] = "english"
+    """What the haystack is where no essays are given. english: the essays in this package. tiny:
+    sentences of the world of longva-tiny, which knows no other words, drawn from the seed."""
     rope_bases: tuple[float, ...] = ()
     """RoPE bases to try on the first model without any training; the best by score is reported.
     The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""

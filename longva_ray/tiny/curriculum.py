@@ -159,7 +159,7 @@ LESSONS = (
 def niah_config(essays: str | None = None) -> NiahConfig:
     """The needle test of Appendix A in the tiny language, up to eight times the pretraining.
 
-    `essays` is a folder of `tiny.essays.write_essays`; the package's own are in English.
+    `essays` is a folder of `tiny.essays.write_essays`; None draws them.
     """
     return NiahConfig(
         dtype="float32",
@@ -177,6 +177,7 @@ def niah_config(essays: str | None = None) -> NiahConfig:
         ),
         answer=" {number}",
         essays=essays,
+        world="tiny",
         rope_bases=(3e4, 1e5, 3e5, 1e6),
         prefill_chunk=160,
         perplexity_windows=0,

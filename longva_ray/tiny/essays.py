@@ -22,7 +22,9 @@ _QUESTION_TOKENS = 24  # the question of an essay and its answer
 _SENTENCE_TOKENS = 10
 
 
-def write_essays(folder: str | Path, seed: int, *, num_essays: int, num_sentences: int) -> None:
+def write_essays(
+    folder: str | Path, seed: int, *, num_essays: int = 4, num_sentences: int = 200
+) -> None:
     """Write essays without needles, `essay-000.txt` and so on: haystacks of the text NIAH."""
     rng = random.Random(seed)
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -176,10 +176,7 @@ class Reproduction:
 
     def _test_text(self) -> None:
         essays = self._out / "essays"
-        write_once(
-            essays,
-            lambda path: write_essays(path, 100 * self._seed + 99, num_essays=4, num_sentences=200),
-        )
+        write_once(essays, lambda path: write_essays(path, 100 * self._seed + 99))
         subjects = [
             Subject(
                 name=name,

@@ -22,7 +22,9 @@ from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.text.haystack import read_essays
 from longva_ray.evaluate.text.niah import NiahWorker, plan_trials, plan_windows
 from longva_ray.evaluate.text.report import average_windows, draw_niah, summarise
+from longva_ray.files.folder import write_once
 from longva_ray.settings.needles import NiahConfig
+from longva_ray.tiny.essays import write_essays
 
 DECIDING_NIAH = (
     *DECIDING,
@@ -30,6 +32,10 @@ DECIDING_NIAH = (
     *("prefix", "needle", "question", "answer"),
 )
 """Settings that may change an outcome."""
+
+
+TINY_ESSAY_SEED = 99
+"""The seed of the test is added; that of the published test of longva-tiny is 0."""
 
 
 GROUP_TRIALS = 8
@@ -42,8 +48,8 @@ def run_niah(subjects: Sequence[Subject], config: NiahConfig, out: Path) -> dict
     Goes on where an earlier run into the same folder stopped. Raises ValueError for a model, an
     essay folder or a grid that cannot be used.
     """
-    essays = read_essays(config.essays)
     out.mkdir(parents=True, exist_ok=True)
+    essays = _essays(config, out)
     weights = fingerprint_subjects(subjects)
 
     def test(subject: Subject) -> ModelResult:
@@ -60,6 +66,15 @@ def run_niah(subjects: Sequence[Subject], config: NiahConfig, out: Path) -> dict
     write_report(report, out)
     draw_niah(report, out)
     return report
+
+
+def _essays(config: NiahConfig, out: Path) -> str:
+    """The haystack's text; drawn essays are also left in `out`."""
+    if config.essays is not None or config.world == "english":
+        return read_essays(config.essays)
+    place = out / f"essays-tiny-seed{config.seed}"
+    write_once(place, lambda path: write_essays(path, TINY_ESSAY_SEED + config.seed))
+    return read_essays(str(place))
 
 
 def _test(

@@ -64,8 +64,8 @@ def outcomes(
 
 
 def report_of(found: dict[str, Any]) -> dict[str, Any]:
-    named = {"name": "model", "fingerprint": "", "rope_base": 1.0, "training_frames": 2.0}
-    model = named | {"prefix_reuse": None} | found
+    named = {"name": "model", "path": "m", "fingerprint": "f", "rope_base": 1.0}
+    model = named | {"training_frames": 2.0, "prefix_reuse": None} | found
     settings: dict[str, Any] = {"settings": {}, "versions": {}}
     return settings | {"models": [model], "training_free": []}
 

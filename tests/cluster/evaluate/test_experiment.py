@@ -18,7 +18,7 @@ WHERE_OR_HOW_FAST = {"max_workers", "worker_cpus", "worker_gpus", "reuse_prefix"
 CHOOSE_TRIALS = {
     NiahConfig: {
         *("lengths", "depths", "samples", "distractors"),
-        *("rope_bases", "perplexity_windows", "essays"),
+        *("rope_bases", "perplexity_windows", "essays", "world"),
     },
     VniahConfig: {
         *("frames", "depths", "floor", "rope_bases", "compare_plain"),
