@@ -13,6 +13,8 @@ import threading
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from longva_ray.answer.cache import BLOCK, make_room, roomy_cache
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Prefill:
@@ -54,7 +56,8 @@ def prefill(
             f"prefill takes one prompt of at least one token, got batch {batch} of length {length}"
         )
     if cache is None:
-        cache = DynamicCache(config=model.config)
+        cache = roomy_cache(model)
+    make_room(cache, length + BLOCK)  # most answers fit, too
     cached = cache.get_seq_length()
     assert cached < length, "the last token has to be computed: its logits are the result"
     for part_1TD in inputs_embeds_1TD[:, cached:].split(chunk, dim=1):

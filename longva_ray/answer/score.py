@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from longva_ray.answer.cache import make_room, roomy_cache
 from longva_ray.answer.finite import check_finite
 from longva_ray.answer.prefill import Prefill
 
@@ -89,7 +90,8 @@ def token_nll(model: PreTrainedModel, token_ids_T: torch.Tensor, *, chunk: int) 
 
     Bounded by `chunk` rows of logits at a time. Raises FloatingPointError when they are not finite.
     """
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model)
+    make_room(cache, len(token_ids_T))
     parts = []
     for start in range(0, len(token_ids_T) - 1, chunk):
         stop = min(start + chunk, len(token_ids_T) - 1)
