@@ -10,7 +10,7 @@ from typing import Any
 from longva_ray.settings.answering import ServeConfig
 from longva_ray.settings.data import ImageDataConfig, TextDataConfig
 from longva_ray.settings.encoding import EncodeConfig
-from longva_ray.settings.needles import NiahConfig
+from longva_ray.settings.needles import NiahConfig, VniahConfig
 from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import AlignConfig, ExtendConfig
 
@@ -74,6 +74,8 @@ def longva_7b() -> Recipe:
         # As the released code, which counts frames.
         encode=EncodeConfig(sampling="1fps-by-count"),
         images=ImageDataConfig(sampling="1fps-by-count"),
+        # As the released test. Elsewhere frames are cropped, as the checkpoint says.
+        vniah=VniahConfig(fitting="letterbox_mean"),
         # One GPU for both: the tower is a tenth of the language model's size.
         serve=ServeConfig(lm_gpus=0.8, encoder_gpus=0.2),
         # The extension starts from the language model. Qwen2 has no BOS, and the EOS of its chat

@@ -62,6 +62,8 @@ class LongVAConfig(PreTrainedConfig):
         frame_fitting: how frames and images of another shape fit a grid, "letterbox" (as the
             released code's images), "letterbox_mean" (as its V-NIAH frames), "center_crop" or
             "squash" (`longva_ray.video.fitting`).
+        video_fitting: the same for frames of videos alone; None, as `frame_fitting` says (released
+            code: "center_crop").
         image_token_id, video_token_id: the placeholders, by default the first ids that Qwen2's
             tokenizer leaves free.
         max_prompt_tokens: longest prompt the checkpoint admits; None, no limit, unless a released
@@ -86,6 +88,7 @@ class LongVAConfig(PreTrainedConfig):
     max_grids: int = MAX_GRIDS
     grid_rule: GridRule = "paper"
     frame_fitting: Fitting = "letterbox"
+    video_fitting: Fitting | None = None
     image_token_id: int = 151646
     video_token_id: int = 151647
     max_prompt_tokens: int | None = None
@@ -106,6 +109,11 @@ class LongVAConfig(PreTrainedConfig):
         """The text config with its type."""
         assert isinstance(self.text_config, PreTrainedConfig)
         return self.text_config
+
+    @property
+    def fitting_of_videos(self) -> Fitting:
+        """How frames of videos fit a grid, unless encoding says otherwise."""
+        return self.video_fitting or self.frame_fitting
 
     @property
     def grid_size(self) -> int:

@@ -53,14 +53,15 @@ class LongVAProcessor(ProcessorMixin):
         max_prompt_tokens: int | None = None,
         encoding: Encoding = "unires",
         pool_stride: int = 2,
+        video_fitting: Fitting | None = None,
     ) -> None:
         """
         Args:
             tokenizer: with `<image>`, `<video>` and ChatML's tokens.
             chat_template: None for the project's (`prompt.CHAT_TEMPLATE`).
             grid_size, tokens_per_grid, max_grids, grid_rule, frame_fitting, max_prompt_tokens,
-                encoding, pool_stride: those of the checkpoint (`LongVAConfig`, `FrameEncoder`), see
-                `processor_for`.
+                encoding, pool_stride, video_fitting: those of the checkpoint (`LongVAConfig`,
+                `FrameEncoder`), see `processor_for`.
         """
         self.image_token_id, self.video_token_id = placeholder_ids(tokenizer)
         self.grid_size = grid_size
@@ -71,6 +72,7 @@ class LongVAProcessor(ProcessorMixin):
         self.max_prompt_tokens = max_prompt_tokens
         self.encoding = encoding
         self.pool_stride = pool_stride
+        self.video_fitting = video_fitting
         super().__init__(tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     def __call__(
@@ -160,7 +162,7 @@ class LongVAProcessor(ProcessorMixin):
         fitted = [
             whole_image(
                 Image.fromarray(frame_YXC),
-                fitting=self.frame_fitting,
+                fitting=self.video_fitting or self.frame_fitting,
                 grid_size=self.grid_size,
                 resize="pillow",
             )
@@ -227,6 +229,7 @@ def processor_for(
         max_prompt_tokens=config.max_prompt_tokens,
         encoding=config.encoding,
         pool_stride=config.pool_stride,
+        video_fitting=config.video_fitting,
     )
 
 

@@ -4,7 +4,8 @@
 
 The released config is a flat Qwen2 config with `mm_*` keys and without the vision tower's own
 settings. A value this package cannot honour is an error that names key, got and wanted, never a
-silent default. `grid_rule` is "released" for these checkpoints, and `tokenizer_model_max_length`
+silent default. `grid_rule` is "released" for these checkpoints, frames of videos are cropped as in
+the released chat and benchmarks while images keep their letterbox, and `tokenizer_model_max_length`
 becomes `max_prompt_tokens`: the released code cuts longer prompts off, and with them the question,
 which comes last.
 
@@ -92,6 +93,7 @@ def our_config(released: Mapping[str, Any], vision_config: CLIPVisionConfig) -> 
         text_config=Qwen2Config(**text),
         vision_feature_layer=released["mm_vision_select_layer"],
         grid_rule="released",
+        video_fitting="center_crop",
         max_prompt_tokens=released.get("tokenizer_model_max_length"),
     )
     config.max_grids = _max_grids(released["image_grid_pinpoints"], config.grid_size)

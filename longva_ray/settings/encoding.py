@@ -4,6 +4,7 @@ import dataclasses
 
 from longva_ray.settings.base import Dtype
 from longva_ray.video.canvas import Resize
+from longva_ray.video.fitting import Fitting, check_fitting
 from longva_ray.video.probe import DecoderName
 from longva_ray.video.sampling import Sampling
 
@@ -26,6 +27,9 @@ class EncodeConfig:
     decoder: DecoderName = "pyav"
     """What decodes: PyAV, or decord, which is slower and does not notice damage
     (`video.decode`)."""
+    fitting: Fitting | None = None
+    """How frames are put on the tower's square: `letterbox`, `letterbox_mean`, `center_crop` or
+    `squash` (`video.fitting`). None, as the checkpoint says: the released ones crop videos."""
     resize: Resize = "decoder"
     """What scales frames: the decoder, which is faster, or Pillow, as in the released code
     (`video.canvas`)."""
@@ -41,6 +45,7 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         Sampling.parse(self.sampling)
+        check_fitting("fitting", self.fitting)
         for name in ("micro_batch", "part_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

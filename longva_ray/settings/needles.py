@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal
 
 from longva_ray.settings.base import Dtype
+from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.video.fitting import Fitting, check_fitting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,10 @@ class VniahConfig(SweepConfig):
     world: Literal["cards", "tiny"] = "cards"
     """What is drawn where no needles or no videos are given. cards: cards with numbers, among
     ever-changing scenes. tiny: the world of longva-tiny, the only one that it can read."""
+    fitting: Fitting | None = None
+    """How frames of the haystack and needles are put on the tower's square, in place of
+    `--encode.fitting`; None, as that says. The released test has `letterbox_mean`, though its chat
+    crops."""
     floor: bool = True
     """Ask every question once more without its needle, to see what can be guessed."""
     rope_bases: tuple[float, ...] = ()
@@ -151,5 +157,17 @@ class VniahConfig(SweepConfig):
             raise ValueError(f"frames and depths must not be empty, got {self.frames}")
         if any(not 0 <= depth <= 1 for depth in self.depths):
             raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
+        check_fitting("fitting", self.fitting)
         if self.compare_plain and not (self.reuse_prefix and self.ring_size == 1):
             raise ValueError("compare_plain compares reuse_prefix=True, ring_size=1 with neither")
+
+    def encoding(self, encode: EncodeConfig) -> EncodeConfig:
+        """How haystack and needles are encoded; ValueError if both settings name a fitting."""
+        if self.fitting is None:
+            return encode
+        if encode.fitting not in (None, self.fitting):
+            raise ValueError(
+                f"--encode.fitting is {encode.fitting}, but this test has --vniah.fitting "
+                f"{self.fitting}; give --vniah.fitting {encode.fitting}"
+            )
+        return dataclasses.replace(encode, fitting=self.fitting)

@@ -54,7 +54,7 @@ def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
     return EncodingSpec(
         encoder_fingerprint=encoder.fingerprint(),
         sampling=str(Sampling.parse(config.sampling)),
-        fitting=load_longva_config(checkpoint).frame_fitting,
+        fitting=config.fitting or load_longva_config(checkpoint).fitting_of_videos,
         decoder=config.decoder,
         frame_size=encoder.grid_size,
         dtype=config.dtype,

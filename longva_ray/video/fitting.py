@@ -11,7 +11,8 @@ Four fittings, one choice for the whole project, recorded in every artifact:
     center_crop      the canvas is filled, the shape kept, the sides cut off: 44% of a 16:9 frame
     squash           all of the picture stretched to the canvas, its shape lost
 
-The released code uses letterbox_mean for its haystack, and crops in chat and Video-MME.
+The released code uses letterbox_mean for its haystack, and crops in chat and Video-MME; so does the
+recipe longva_7b.
 
 Integers only, no scaling of pixels: that is done by the decoder (`canvas.py`) or by Pillow
 (`pillow_fit.py`).
@@ -40,6 +41,12 @@ MEAN_COLOUR = (122, 116, 104)
 """int(255 * mean) of CLIP's normalisation, for red, green and blue."""
 
 
+def check_fitting(name: str, fitting: str | None) -> None:
+    """Raise ValueError for the value of a setting that is no fitting; None is none."""
+    if fitting is not None and fitting not in FITTINGS:
+        raise ValueError(f"{name} is {fitting!r}; wanted one of {FITTINGS}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
     """Where the scaled picture lies on the canvas, in pixels; a negative offset is cut off."""
@@ -66,8 +73,7 @@ def place(
             f"cannot fit a {width}x{height} picture on a {target_width}x{target_height} canvas; "
             "wanted sides of at least 1 pixel"
         )
-    if fitting not in FITTINGS:
-        raise ValueError(f"fitting is {fitting!r}; wanted one of {FITTINGS}")
+    check_fitting("fitting", fitting)
     scaled_width, scaled_height = target_width, target_height
     # Compared as products, so that no rounding decides which side is the tight one.
     is_wider = width * target_height > height * target_width

@@ -107,7 +107,9 @@ def write_samples(folder: Path) -> Path:
 def write_shards(folder: Path, base: str, samples: Path, *, row_tokens: int = 256) -> str:
     """Vision shards of these samples in their order, all in one part."""
     tokenizer, grids = load_tokenizer(base), load_longva_config(base).grids
-    encoder = SampleEncoder(tokenizer, grids, sampling="1fps", max_tokens=row_tokens)
+    encoder = SampleEncoder(
+        tokenizer, grids, sampling="1fps", video_fitting="letterbox", max_tokens=row_tokens
+    )
     encoded = [
         encoder(parse_sample(raw))
         for raw in read_samples([str(samples)], image_folder=None, seed=0)

@@ -14,6 +14,7 @@ from longva_ray.data.images.chat import RawSample
 from longva_ray.data.images.encode import PartResult
 from longva_ray.data.images.shards import VisionShardError, VisionShardsMetadata
 from longva_ray.files.digest import Digest, digest_of
+from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.video.sampling import Sampling
 from longva_ray.vision.encoding import GridSettings
 
@@ -56,15 +57,21 @@ class Provenance:
         )
 
 
-def stored_sampling(sampling: str, samples: Sequence[RawSample]) -> str:
-    """How the manifest names the rule that takes frames of videos (`Sampling.stored`).
+def video_settings(
+    sampling: str, model: LongVAConfig, samples: Sequence[RawSample]
+) -> dict[str, Any]:
+    """How the manifest names what decides the frames of videos: the rule that takes them
+    (`Sampling.stored`), and their fitting where it is not that of images.
 
-    Without videos the rule decides nothing. Then its text stays as it is, and shards of images that
-    were made when "1fps" was another rule are still found.
+    Without videos neither decides anything. Then the rule's text stays as it is, and shards of
+    images that were made when "1fps" was another rule are still found.
     """
-    if any(isinstance(each.content, dict) and each.content.get("video") for each in samples):
-        return Sampling.parse(sampling).stored
-    return sampling
+    if not any(isinstance(each.content, dict) and each.content.get("video") for each in samples):
+        return {"sampling": sampling}
+    settings = {"sampling": Sampling.parse(sampling).stored}
+    if model.fitting_of_videos != model.frame_fitting:
+        settings["video_fitting"] = model.fitting_of_videos
+    return settings
 
 
 def manifest_of(results: Sequence[PartResult], origin: Provenance) -> VisionShardsMetadata:

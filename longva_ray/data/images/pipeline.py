@@ -25,7 +25,7 @@ import numpy as np
 
 from longva_ray.data.images.chat import RawSample, read_samples
 from longva_ray.data.images.encode import EncodePart, PartResult, read_result
-from longva_ray.data.images.manifest import Provenance, manifest_of, stored_sampling
+from longva_ray.data.images.manifest import Provenance, manifest_of, video_settings
 from longva_ray.data.images.report import REPORT_NAME, image_report
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import (
@@ -67,19 +67,24 @@ def prepare_images(
     samples = read_samples(places, image_folder=config.image_folder, seed=config.seed)
     tokenizer = load_tokenizer(checkpoint)
     add_placeholders(tokenizer)
+    model = load_longva_config(checkpoint)
     origin = Provenance.of(
         samples,
         source=places,
-        grids=load_longva_config(checkpoint).grids,
+        grids=model.grids,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         settings=deciding_settings(config, _NOT_DECIDING)
-        | {"sampling": stored_sampling(config.sampling, samples)},
+        | video_settings(config.sampling, model, samples),
     )
     folder = Folder(output)
     if VISION_SHARDS.is_complete(folder):
         return _existing(folder, origin)
     encoder = SampleEncoder(
-        tokenizer, origin.grids, sampling=config.sampling, max_tokens=config.row_tokens
+        tokenizer,
+        origin.grids,
+        sampling=config.sampling,
+        video_fitting=model.fitting_of_videos,
+        max_tokens=config.row_tokens,
     )
     writer = VisionShardWriter(output, key=origin.key)
     results = _encode_parts(folder, _slices(samples, config), encoder, writer, origin.key, config)

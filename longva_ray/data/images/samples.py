@@ -36,6 +36,7 @@ from longva_ray.lm.prompt import (
 )
 from longva_ray.video.container import VideoError
 from longva_ray.video.decode import decode_frames
+from longva_ray.video.fitting import Fitting
 from longva_ray.video.probe import probe_video
 from longva_ray.video.sampling import Sampling
 from longva_ray.vision.encoding import Cut, GridSettings, join_sources
@@ -67,17 +68,20 @@ class SampleEncoder:
         settings: GridSettings,
         *,
         sampling: str,
+        video_fitting: Fitting,
         max_tokens: int,
     ) -> None:
         """
         Args:
             tokenizer: with `<image>`, `<video>` and ChatML's tokens.
             sampling: which frames of a video are taken (`video.sampling`).
+            video_fitting: how they are put on a grid.
             max_tokens: longest sample.
         """
         self._tokenizer = tokenizer
         self._settings = settings
         self._sampling = Sampling.parse(sampling)
+        self._video_fitting = video_fitting
         self._max_tokens = max_tokens
         self._placeholders = placeholder_ids(tokenizer)
 
@@ -132,7 +136,7 @@ class SampleEncoder:
             info,
             frame_index_F,
             size=self._settings.grid_size,
-            fitting=self._settings.frame_fitting,
+            fitting=self._video_fitting,
             chunk_frames=_DECODE_CHUNK,
         )
         return self._settings.pooled(np.concatenate([chunk.frames_FYXC for chunk in chunks]))

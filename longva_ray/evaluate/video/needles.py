@@ -106,7 +106,7 @@ def encode_needles(
     """Visual tokens KQD of needle images, by the encoder that encoded the haystack."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(device)
-    fitting = load_longva_config(checkpoint).frame_fitting
+    fitting = config.fitting or load_longva_config(checkpoint).fitting_of_videos
     frames = [
         whole_image(
             Image.fromarray(image_YXC),

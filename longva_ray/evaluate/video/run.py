@@ -75,6 +75,7 @@ def run_vniah(
     for subject in subjects:
         if not is_longva(subject.path):
             raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see a needle")
+    encode = config.encoding(encode)
     out.mkdir(parents=True, exist_ok=True)
     needles = draw_needles(config, out) if config.needles is None else read_needles(config.needles)
     weights = fingerprint_subjects(subjects)

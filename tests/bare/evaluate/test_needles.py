@@ -18,7 +18,10 @@ from longva_ray.evaluate.video.needles import (
     read_needles,
 )
 from longva_ray.lm.load import load_frame_encoder
+from longva_ray.recipes import get_recipe
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.settings.needles import VniahConfig
+from longva_ray.video.fitting import FITTINGS, Fitting
 from longva_ray.vision.fit_image import whole_image
 
 COLOURS = ["red", "blue"]
@@ -114,13 +117,30 @@ def test_a_picture_lying_on_its_side_is_read_upright(tmp_path: Path) -> None:
     assert needle.image_YXC.shape == (40, 20, 3)
 
 
-def test_needles_become_tokens_of_the_checkpoints_own_encoder(tiny_checkpoint: str) -> None:
-    images = [card.image_YXC for card in draw_cards(3, seed=0)]
-    tokens_KQD = encode_needles(tiny_checkpoint, images, EncodeConfig(dtype="float32"))
+@pytest.mark.parametrize("fitting", [None, *FITTINGS])
+def test_needles_become_tokens_of_the_checkpoints_own_encoder(
+    tiny_checkpoint: str, fitting: Fitting | None
+) -> None:
+    images = [card.image_YXC[: 20 + 9 * k] for k, card in enumerate(draw_cards(3, seed=0))]
+    config = EncodeConfig(dtype="float32", fitting=fitting)
+    tokens_KQD = encode_needles(tiny_checkpoint, images, config)
     encoder = load_frame_encoder(tiny_checkpoint, dtype=torch.float32)
-    frame = whole_image(Image.fromarray(images[1]), fitting="letterbox", grid_size=56)
+    frame = whole_image(Image.fromarray(images[1]), fitting=fitting or "letterbox", grid_size=56)
     wanted_QD = encoder.encode(frame, micro_batch=1)[0]
     torch.testing.assert_close(tokens_KQD[1], wanted_QD, atol=1e-5, rtol=1e-5)
+
+
+def test_the_test_has_a_fitting_of_its_own_and_never_two() -> None:
+    """The paper pads the frames of V-NIAH and crops those of chat and benchmarks."""
+    recipe = get_recipe("longva_7b")
+    assert recipe.encode.fitting is None  # as the checkpoint says
+    assert recipe.vniah.encoding(recipe.encode).fitting == "letterbox_mean"
+    squash = EncodeConfig(fitting="squash")
+    assert VniahConfig().encoding(squash) == squash
+    with pytest.raises(ValueError, match=r"give --vniah\.fitting squash"):
+        recipe.vniah.encoding(squash)
+    with pytest.raises(ValueError, match="fitting is 'crop'; wanted one of"):
+        EncodeConfig(fitting="crop")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])

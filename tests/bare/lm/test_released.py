@@ -192,6 +192,9 @@ def test_settings_of_the_released_code(released: Released) -> None:
     model, processor = load_longva(released.path, dtype=FP32)
     assert model.config.grid_rule == processor.grid_rule == "released"
     assert model.config.max_grids == 49
+    # images are letterboxed, frames of videos cropped
+    assert model.config.grids.frame_fitting == processor.frame_fitting == "letterbox"
+    assert model.config.fitting_of_videos == processor.video_fitting == "center_crop"
     # rope_scaling of the file is ignored, as in the released code; the base is not
     assert model.config.text.rope_parameters == {"rope_type": "default", "rope_theta": 1e9}
     # placeholders were added after the embedding table and need no row of it
@@ -208,6 +211,7 @@ def test_it_can_be_saved_in_our_layout(released: Released, tmp_path: Path) -> No
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
     assert again.config.max_prompt_tokens == 32768
+    assert again.config.fitting_of_videos == "center_crop"
     assert again.generation_config.repetition_penalty == 1.05
 
 

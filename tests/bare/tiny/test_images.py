@@ -118,6 +118,7 @@ def test_no_sample_is_longer_than_the_pretraining(tmp_path: Path) -> None:
         AutoTokenizer.from_pretrained(weights),
         load_longva_config(weights).grids,
         sampling="1fps",
+        video_fitting="letterbox",
         max_tokens=EXTENDED_TOKENS,
     )
     lengths = []

@@ -11,12 +11,13 @@ from vision_world import conversation, write_base, write_image
 
 from longva_ray.data.images.chat import RawSample
 from longva_ray.data.images.encode import EncodePart, PartResult
-from longva_ray.data.images.manifest import stored_sampling
+from longva_ray.data.images.manifest import video_settings
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import VisionShardError, VisionShardWriter
 from longva_ray.files.folder import Folder
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.longva_config import LongVAConfig
 
 HALF = "\ud83d"
 """Half of a surrogate pair, as JSON may hold it."""
@@ -26,7 +27,9 @@ HALF = "\ud83d"
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> SampleEncoder:
     base = write_base(tmp_path_factory.mktemp("base") / "longva")
     grids = load_longva_config(base).grids
-    return SampleEncoder(load_tokenizer(base), grids, sampling="1fps", max_tokens=256)
+    return SampleEncoder(
+        load_tokenizer(base), grids, sampling="1fps", video_fitting="letterbox", max_tokens=256
+    )
 
 
 def sample(folder: Path, name: str, text: str = "<image>\nWhat?", **content: Any) -> RawSample:
@@ -116,6 +119,10 @@ def test_damaged_avif_is_left_out_whatever_its_decoder_raises(
 def test_shards_of_images_alone_are_those_made_before_there_were_two_rules(tmp_path: Path) -> None:
     images = [sample(tmp_path, "an image", image="a.png")]
     videos = [*images, sample(tmp_path, "a video", video="a.mp4")]
-    assert stored_sampling("1fps", images) == "1fps"
-    assert stored_sampling("1fps", videos) == "1fps-by-time"
-    assert stored_sampling("1fps-by-count", videos) == "1fps"
+    model = LongVAConfig(frame_fitting="letterbox")
+    assert video_settings("1fps", model, images) == {"sampling": "1fps"}
+    assert video_settings("1fps", model, videos) == {"sampling": "1fps-by-time"}
+    assert video_settings("1fps-by-count", model, videos) == {"sampling": "1fps"}
+    model.video_fitting = "center_crop"
+    assert video_settings("1fps", model, images) == {"sampling": "1fps"}
+    assert video_settings("1fps", model, videos)["video_fitting"] == "center_crop"

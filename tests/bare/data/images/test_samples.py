@@ -34,7 +34,9 @@ def tokenizer(request: pytest.FixtureRequest, base: str) -> PreTrainedTokenizerB
 @pytest.fixture(scope="module")
 def encoder(base: str, tokenizer: PreTrainedTokenizerBase) -> SampleEncoder:
     grids = load_longva_config(base).grids
-    return SampleEncoder(tokenizer, grids, sampling="1fps", max_tokens=400)
+    return SampleEncoder(
+        tokenizer, grids, sampling="1fps", video_fitting="letterbox", max_tokens=400
+    )
 
 
 def sample_of(folder: Path, content: dict[str, object]) -> ChatSample:
@@ -139,7 +141,9 @@ def test_anyres_has_a_placeholder_for_each_patch_and_newline(tmp_path: Path) -> 
     """And in a row of several samples its sources are numbered over all grids."""
     base = write_base(tmp_path / "base", "anyres")
     tokenizer, grids = load_tokenizer(base), load_longva_config(base).grids
-    encoder = SampleEncoder(tokenizer, grids, sampling="1fps", max_tokens=400)
+    encoder = SampleEncoder(
+        tokenizer, grids, sampling="1fps", video_fitting="letterbox", max_tokens=400
+    )
     write_image(tmp_path / "a.png", 2, 1, seed=0)
     write_counting_video(tmp_path / "v.mp4", num_frames=20, fps=10)
     image = encoder(
