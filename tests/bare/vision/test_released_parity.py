@@ -1,9 +1,11 @@
-"""Images of the original checkpoints, and frames of their needle test: the same pixels and visual
-tokens as a reference in plain Pillow, transformers' CLIP and a few lines of torch."""
+"""Images and clips of the original checkpoints: the same pixels, visual tokens and logits as a
+reference in plain Pillow, transformers' CLIP and Qwen2, and a few lines of torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,17 +15,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, Qwen2Config
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.utils.constants import OPENAI_CLIP_MEAN
 
-from longva_ray.video.fitting import LETTERBOXES, MEAN_COLOUR, paste, place
-from longva_ray.vision.encoding import GridSettings
+from longva_ray.lm.longva import LongVAForConditionalGeneration
+from longva_ray.lm.longva_config import LongVAConfig
+from longva_ray.video.fitting import LETTERBOXES, MEAN_COLOUR, Fitting, paste, place
 from longva_ray.vision.fit_image import released_letterbox, whole_image
 from longva_ray.vision.frame_encoder import FrameEncoder
 from longva_ray.vision.unires import split_image
 
 GRID = 56
+
+IMAGE, VIDEO = 100, 101
 
 
 SIZES = [
@@ -117,11 +122,8 @@ def test_grids_at_the_resolution_of_the_paper() -> None:
 def test_frames_of_the_released_needle_test_are_padded_before_they_are_scaled(
     width: int, height: int, grid: int
 ) -> None:
-    image, side = noise(width, height), max(width, height)
-    colour = tuple(int(255 * mean) for mean in OPENAI_CLIP_MEAN)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    expected = as_array(square.resize((grid, grid), Image.Resampling.BICUBIC))
+    image = noise(width, height)
+    expected = as_array(plain_pad(image).resize((grid, grid), Image.Resampling.BICUBIC))
     (fitted_YXC,) = whole_image(image, fitting="letterbox_mean", grid_size=grid)
     assert np.array_equal(fitted_YXC, expected)
 
@@ -160,32 +162,44 @@ def test_an_image_too_large_to_be_padded_is_refused() -> None:
 
 
 @cache
-def same_weights() -> tuple[FrameEncoder, CLIPVisionModel, nn.Module]:
-    """Our encoder, and a whole CLIP of transformers with a projector of its weights."""
+def same_weights() -> tuple[LongVAForConditionalGeneration, CLIPVisionModel, nn.Module]:
+    """Our model, and a whole CLIP of transformers with a projector of its weights.
+
+    Its language model is transformers' own Qwen2, so that the reference uses it too.
+    """
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
         image_size=GRID, patch_size=14,
     )  # fmt: skip
+    text = Qwen2Config(
+        vocab_size=99, hidden_size=24, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3,
+    )  # fmt: skip
     clip = CLIPVisionModel(config).eval()
     projector = nn.Sequential(nn.Linear(32, 24), nn.GELU(), nn.Linear(24, 24))
-    encoder = FrameEncoder(config, width=24, feature_layer=-2, pool_stride=2, hidden_act="gelu")
+    whole = LongVAConfig(vision_config=config, text_config=text, grid_rule="released")
+    whole.image_token_id, whole.video_token_id = IMAGE, VIDEO
+    model = LongVAForConditionalGeneration(whole).eval()
+    encoder = model.frame_encoder
     left_out = encoder.tower.clip.load_state_dict(clip.state_dict(), strict=False)
     assert not left_out.missing_keys
     encoder.projector.linear_1.load_state_dict(projector[0].state_dict())
     encoder.projector.linear_2.load_state_dict(projector[2].state_dict())
-    return encoder.eval(), clip, projector
+    return model, clip, projector
 
 
 @torch.inference_mode()
-def plain_tokens(image: Image.Image, clip: CLIPVisionModel, projector: nn.Module) -> Tensor:
+def plain_tokens(
+    pictures: Iterable[Image.Image], clip: CLIPVisionModel, projector: nn.Module
+) -> Tensor:
     """tokens_SD: CLIP's own processor, layer -2 without CLS, projector, means of 2 x 2 patches."""
     processor = CLIPImageProcessor(
         size={"shortest_edge": GRID}, crop_size={"height": GRID, "width": GRID}
     )
     tokens = []
-    for tile in plain_tiles(image, GRID):
-        pixels = processor(tile, return_tensors="pt")["pixel_values"]
+    for picture in pictures:
+        pixels = processor(picture, return_tensors="pt")["pixel_values"]
         hidden = clip(pixels, output_hidden_states=True).hidden_states[-2]
         patches_yxD = projector(hidden[0, 1:]).unflatten(0, (4, 4))
         for y in (0, 2):
@@ -194,16 +208,88 @@ def plain_tokens(image: Image.Image, clip: CLIPVisionModel, projector: nn.Module
     return torch.stack(tokens)
 
 
+@torch.inference_mode()
+def plain_logits(ids_T: Tensor, tokens_SD: Tensor, lm: nn.Module) -> Tensor:
+    """logits_TV: visual tokens in the places of their placeholders, then the language model."""
+    table = lm.get_input_embeddings().weight
+    visual = iter(tokens_SD)
+    embeds_TD = [next(visual) if i in (IMAGE, VIDEO) else table[i] for i in ids_T.tolist()]
+    assert next(visual, None) is None
+    return lm(inputs_embeds=torch.stack(embeds_TD)[None]).logits[0]
+
+
+def prompt_around(placeholder: int, num_tokens: int) -> Tensor:
+    return torch.tensor([7, 31, 5] + [placeholder] * num_tokens + [8, 52, 11, 64, 3])
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_visual_tokens_equal_those_of_the_reference(size: tuple[int, int]) -> None:
-    encoder, clip, projector = same_weights()
-    grids = GridSettings(
-        grid_size=GRID, tokens_per_grid=4, max_grids=49, grid_rule="released",
-        frame_fitting="letterbox",
-    )  # fmt: skip
-    cut = grids.image(noise(*size))
+def test_logits_of_images_equal_those_of_the_reference(size: tuple[int, int]) -> None:
+    model, clip, projector = same_weights()
+    cut = model.config.grids.image(noise(*size))
+    expected_SD = plain_tokens(plain_tiles(noise(*size), GRID), clip, projector)
+    ids_T = prompt_around(IMAGE, len(expected_SD))
     with torch.inference_mode():
-        tokens_SD = encoder.encode_images(cut.grids_GYXC, None)
-    expected_SD = plain_tokens(noise(*size), clip, projector)
+        tokens_SD = model.frame_encoder.encode_images(cut.grids_GYXC, None)
+        pixels = torch.from_numpy(cut.grids_GYXC)
+        logits_TV = model(input_ids=ids_T[None], pixel_values=pixels).logits[0]
     torch.testing.assert_close(tokens_SD, expected_SD, rtol=1e-5, atol=1e-5)
+    expected_TV = plain_logits(ids_T, expected_SD, model.language_model)
+    torch.testing.assert_close(logits_TV, expected_TV, rtol=1e-5, atol=1e-5)
     assert expected_SD.std() > 0.01
+    assert expected_TV.std() > 0.01
+
+
+def plain_pad(picture: Image.Image) -> Image.Image:
+    """Padded to a square with CLIP's mean colour, as frames of the released needle test."""
+    side = max(picture.size)
+    colour = tuple(int(255 * mean) for mean in OPENAI_CLIP_MEAN)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+@pytest.mark.parametrize("fitting", ["center_crop", "letterbox_mean"])
+@pytest.mark.parametrize("name", ["bigbuckbunny.mp4", "bikes.mp4"])
+def test_logits_of_a_clip_equal_those_of_the_reference(
+    real_clip: Path, name: str, fitting: Fitting
+) -> None:
+    """As in the released chat, which crops, and the released needle test, which pads."""
+    av = pytest.importorskip("av")
+    from longva_ray.video.decode import decode_frames
+
+    model, clip, projector = same_weights()
+    path, indices = real_clip.with_name(name), np.arange(0, 120, 25)
+    with av.open(str(path)) as container:
+        decoded = [frame.to_image() for frame in container.decode(video=0)]
+    pictures = [decoded[index] for index in indices]
+    if fitting == "letterbox_mean":
+        pictures = [plain_pad(picture) for picture in pictures]
+    expected_SD = plain_tokens(pictures, clip, projector)
+    (chunk,) = decode_frames(
+        path, indices, size=GRID, fitting=fitting, resize="pillow", chunk_frames=len(indices)
+    )
+    ids_T = prompt_around(VIDEO, len(expected_SD))
+    frames = torch.from_numpy(chunk.frames_FYXC)
+    with torch.inference_mode():
+        tokens_SD = model.frame_encoder.encode(chunk.frames_FYXC, micro_batch=2).flatten(0, 1)
+        logits_TV = model(input_ids=ids_T[None], pixel_values_videos=frames).logits[0]
+    torch.testing.assert_close(tokens_SD, expected_SD, rtol=1e-6, atol=1e-6)
+    expected_TV = plain_logits(ids_T, expected_SD, model.language_model)
+    torch.testing.assert_close(logits_TV, expected_TV, rtol=1e-5, atol=1e-5)
+    assert expected_TV.std() > 0.01
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([GRID, 335]))
+@example(640, 481, GRID)
+@settings(max_examples=40, deadline=None)
+def test_frames_that_pillow_scales_are_cropped_as_by_clip(
+    width: int, height: int, grid: int
+) -> None:
+    image = noise(width, height)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": grid}, crop_size={"height": grid, "width": grid},
+        do_rescale=False, do_normalize=False,
+    )  # fmt: skip
+    expected_CYX = processor(image, return_tensors="np")["pixel_values"][0]
+    (cropped_YXC,) = whole_image(image, fitting="center_crop", grid_size=grid, resize="pillow")
+    assert np.array_equal(cropped_YXC.transpose(2, 0, 1), expected_CYX)
