@@ -12,7 +12,7 @@ Shapes: K packets in the file's (decoding) order, F frames in display order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,12 @@ import numpy.typing as npt
 from longva_ray.video import clock
 from longva_ray.video.clock import Stamp
 from longva_ray.video.container import VideoError
+from longva_ray.video.display_order import (
+    DECODING_TIMES_ONLY,
+    display_times,
+    is_packed,
+    may_be_guessed,
+)
 from longva_ray.video.matroska import find_broken_element
 
 if TYPE_CHECKING:
@@ -34,6 +40,9 @@ MAX_MISSING_S = 0.5
 
 COPY_COMMAND = "ffmpeg -i IN -c copy OUT.mp4"
 """Makes a complete file with one clock of what a truncated or joined one holds."""
+
+UNPACK_COMMAND = "ffmpeg -i IN -c copy -bsf:v mpeg4_unpack_bframes OUT.avi"
+"""Gives each picture of packed MPEG-4 video a packet of its own."""
 
 MAX_RATE_ERROR = 0.1
 """How far the header's frame rate may be from the measured one before the measured one is used."""
@@ -47,6 +56,8 @@ class PacketTable:
     """
 
     pts_K: npt.NDArray[np.int64]
+    stored_pts_K: npt.NDArray[np.int64]
+    """What FFmpeg says instead, where it can only guess (`display_order.py`)."""
     is_key_K: npt.NDArray[np.bool_]
     frame_pts_F: npt.NDArray[np.int64]
     """The frames' times, increasing."""
@@ -95,6 +106,12 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
                     raise VideoError(
                         path, "its frames carry no times; convert it: ffmpeg -i IN OUT.mp4"
                     )
+                if stream.codec_context.name == "mpeg4" and is_packed(bytes(packet)):
+                    raise VideoError(
+                        path,
+                        "has packets of two pictures (packed B-frames), which have one time for "
+                        f"both. To unpack them, copy it first: {UNPACK_COMMAND}",
+                    )
                 stamps.append(Stamp(packet.dts, packet.pts, packet.is_keyframe))
                 is_hidden.append(packet.is_discard)
     except av.FFmpegError as error:
@@ -113,7 +130,33 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
     pts_K = np.array([stamp.pts for stamp in stamps], dtype=np.int64)
     is_key_K = np.array([stamp.is_key for stamp in stamps], dtype=bool)
     is_hidden_K = np.array(is_hidden, dtype=bool)
-    return _packet_table(path, pts_K, is_key_K, is_hidden_K, stream.time_base, container.start_time)
+    shown_pts_K = _shown(path, container, stream, stamps, pts_K)
+    table = _packet_table(
+        path, shown_pts_K, is_key_K, is_hidden_K, stream.time_base, container.start_time
+    )
+    return replace(table, stored_pts_K=pts_K)
+
+
+def _shown(
+    path: Path,
+    container: InputContainer,
+    stream: VideoStream,
+    stamps: list[Stamp],
+    pts_K: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """The packets' times, put right where FFmpeg can only guess which picture is shown when."""
+    if not may_be_guessed(container, stream, pts_K):
+        return pts_K
+    shown_K = display_times(path, stamps)
+    if shown_K is not None:
+        return shown_K
+    if container.format.name in DECODING_TIMES_ONLY and stream.codec_context.has_b_frames:
+        raise VideoError(
+            path,
+            "does not say when its pictures are shown, and their own order cannot be read; "
+            "convert it: ffmpeg -i IN OUT.mp4",
+        )
+    return pts_K
 
 
 def _check_clock(path: Path, stamps: list[Stamp]) -> None:
@@ -176,6 +219,7 @@ def _packet_table(
         origin_pts = round(Fraction(start_us, 1_000_000) / time_base)
     return PacketTable(
         pts_K=pts_K,
+        stored_pts_K=pts_K,
         is_key_K=is_key_K,
         frame_pts_F=frame_pts_F,
         frame_position_F=np.flatnonzero(is_frame_K)[first_of_time_F],

@@ -111,6 +111,8 @@ def _seek(
 
     if start == 0:
         return 0
+    if not np.array_equal(packets.stored_pts_K, packets.pts_K):
+        return None  # after a seek FFmpeg would guess other times
     offset = int(packets.pts_K[start])
     try:
         container.seek(offset, stream=stream)
@@ -216,16 +218,19 @@ class _Decoding:
 def _read(
     canvas: Canvas, container: "InputContainer", stream: "VideoStream", position: int
 ) -> "Iterator[tuple[int, Packet[VideoStream]]]":
-    """The video packets from `position` in the packet table on: (position, packet)."""
+    """The video packets from `position` in the packet table on, with its times: (position,
+    packet)."""
     import av
 
     path, pts_K = canvas.info.path, canvas.info.packets.pts_K
+    stored_pts_K = canvas.info.packets.stored_pts_K
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
-            if position >= len(pts_K) or packet.pts != pts_K[position]:
+            if position >= len(pts_K) or packet.pts != stored_pts_K[position]:
                 raise VideoError(path, "has changed since it was probed; probe it again")
+            packet.pts = int(pts_K[position])
             yield position, packet
             position += 1
     except av.FFmpegError as error:
