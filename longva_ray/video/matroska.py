@@ -44,7 +44,7 @@ def find_broken_element(path: Path) -> int | None:
         tracks: set[int] = set()
         try:
             for wanted in (_EBML, _SEGMENT):
-                element, position, size = _header(data, position)
+                element, position, size = element_header(data, position)
                 if element != wanted:
                     return 0
                 end = len(data) if size is None else position + size
@@ -53,7 +53,7 @@ def find_broken_element(path: Path) -> int | None:
                 return len(data)
             while position < end:
                 start = position
-                element, position, size = _header(data, position)
+                element, position, size = element_header(data, position)
                 if element in (_BLOCK, _SIMPLE_BLOCK):
                     track, _, _ = _number(data, position)
                     if track not in tracks:
@@ -73,14 +73,14 @@ def find_broken_element(path: Path) -> int | None:
 def _track_numbers(data: mmap.mmap, position: int, end: int) -> Iterator[int]:
     """The numbers of the tracks announced between `position` and `end`."""
     while position < end:
-        element, position, size = _header(data, position)
+        element, position, size = element_header(data, position)
         if element == _TRACK_NUMBER and size is not None:
             yield int.from_bytes(data[position : position + size], "big")
         if element != _TRACK_ENTRY:
             position += size or 0
 
 
-def _header(data: mmap.mmap, position: int) -> tuple[int, int, int | None]:
+def element_header(data: mmap.mmap, position: int) -> tuple[int, int, int | None]:
     """Element at `position`: identifier, where its content begins, its length (None: open)."""
     length = 9 - data[position].bit_length()
     element = int.from_bytes(data[position : position + length], "big")

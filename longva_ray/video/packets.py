@@ -29,6 +29,7 @@ from longva_ray.video.display_order import (
     is_packed,
     may_be_guessed,
 )
+from longva_ray.video.joined import find_second_file
 from longva_ray.video.matroska import find_broken_element
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ MAX_MISSING_S = 0.5
 
 COPY_COMMAND = "ffmpeg -i IN -c copy OUT.mp4"
 """Makes a complete file with one clock of what a truncated or joined one holds."""
+
+JOIN_COMMAND = "ffmpeg -f concat -i LIST -c copy OUT.mp4"
+"""Makes one file of those that LIST names, each as `file 'NAME'`."""
 
 UNPACK_COMMAND = "ffmpeg -i IN -c copy -bsf:v mpeg4_unpack_bframes OUT.avi"
 """Gives each picture of packed MPEG-4 video a packet of its own."""
@@ -86,6 +90,7 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
 
     if "matroska" in container.format.name:
         _check_skeleton(path)
+    _check_alone(path, container)
     assert stream.time_base is not None
     stamps: list[Stamp] = []
     is_hidden: list[bool] = []
@@ -157,6 +162,17 @@ def _shown(
             "convert it: ffmpeg -i IN OUT.mp4",
         )
     return pts_K
+
+
+def _check_alone(path: Path, container: InputContainer) -> None:
+    """Refuse two files in one where FFmpeg would read the first alone."""
+    start = find_second_file(path, container.format.name)
+    if start is not None:
+        raise VideoError(
+            path,
+            f"holds a second file from byte {start} on, as files joined by `cat`; only the first "
+            f"would be read. Join them another way: {JOIN_COMMAND}",
+        )
 
 
 def _check_clock(path: Path, stamps: list[Stamp]) -> None:
