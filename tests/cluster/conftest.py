@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 import ray
+from filelock import FileLock
 from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
 
@@ -14,7 +15,7 @@ from longva_ray.cluster.job import hide_gpus_from_cpu_workers
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The Ray cluster of this test process; yields the address of its dashboard.
 
     `ray.init()` would start one whose job agent listens at a fixed port, so that two test processes
@@ -24,7 +25,9 @@ def ray_cluster() -> Iterator[str]:
     hide_gpus_from_cpu_workers()
     # Not pytest's folder: the names of sockets in it would be too long.
     folder = tempfile.mkdtemp(prefix="ray-")
-    with pytest.MonkeyPatch.context() as patch:
+    # One after another: Ray gives up on a node that does not start within a minute.
+    turn = FileLock(tmp_path_factory.getbasetemp().parent / "ray_cluster.lock")
+    with turn, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         cluster = Cluster(
             initialize_head=True,
