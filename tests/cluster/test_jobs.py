@@ -57,44 +57,19 @@ for job in sys.argv[1:]:
     assert done.stdout.count("usage: ") == len(jobs)
 
 
-def test_encode_by_job_submit(
+def test_a_submitted_job_encodes_what_it_can_and_names_the_rest(
     ray_cluster: str, counting_video: Path, real_clip: Path, tiny_checkpoint: str, tmp_path: Path
 ) -> None:
-    options = ["--model", tiny_checkpoint, "--store", str(tmp_path / "store")]
-    done = submit(
-        ray_cluster,
-        "jobs/encode_videos.py",
-        *options,
-        "--videos",
-        str(counting_video),
-        str(real_clip),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 videos" in done.stdout
-    records = ShardStore(tmp_path / "store").records()
-    assert {record.source for record in records} == {"counting.mp4", "bigbuckbunny.mp4"}
-
-
-def test_a_job_with_a_bad_video_fails_and_names_it(
-    ray_cluster: str, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
-) -> None:
-    bad = tmp_path / "bad.mp4"
+    bad, report, store = (tmp_path / name for name in ("bad.mp4", "report.json", "store"))
     bad.write_bytes(b"\0" * 1000)
-    options = ["--model", tiny_checkpoint, "--store", str(tmp_path / "store")]
-    report = tmp_path / "report.json"
-    done = submit(
-        ray_cluster,
-        "jobs/encode_videos.py",
-        *options,
-        "--videos",
-        str(bad),
-        str(counting_video),
-        "--report",
-        str(report),
-    )
-    assert done.returncode == 1
+    videos = [str(path) for path in (bad, counting_video, real_clip)]
+    options = ["--model", tiny_checkpoint, "--store", str(store), "--report", str(report)]
+    done = submit(ray_cluster, "jobs/encode_videos.py", *options, "--videos", *videos)
+    assert done.returncode == 1, done.stdout + done.stderr
     assert "bad.mp4  FAILED: " in done.stdout
-    assert "1 of 2 videos" in done.stdout
+    assert "2 of 3 videos" in done.stdout
+    records = ShardStore(store).records()
+    assert {record.source for record in records} == {"counting.mp4", "bigbuckbunny.mp4"}
     assert "bad.mp4" in report.read_text()
 
 

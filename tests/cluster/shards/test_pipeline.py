@@ -1,6 +1,7 @@
 """Ray Data end to end on real files: right tokens in right places, one bad video stops nobody,
 killed runs resume."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from counting_video import write_counting_video
 from repository import REPOSITORY
 
 from longva_ray.lm.load import load_frame_encoder
+from longva_ray.recipes import get_recipe
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.pipeline import EncodeReport, _Collector, encode_videos, plan_workers
 from longva_ray.shards.schema import EncodingSpec
@@ -171,22 +173,17 @@ def test_a_killed_job_resumes_to_the_same_bytes(
 ) -> None:
     path = tmp_path / "long.mp4"
     write_counting_video(path, num_frames=800, fps=10)
+    changes = {"part_frames": 4, "sampling": "5fps"}
+    config = dataclasses.replace(get_recipe("tiny").encode, **changes)
+    assert not encode([path], tmp_path / "undisturbed", tiny_checkpoint, config).failed
     command = [sys.executable, str(REPOSITORY / "jobs/encode_videos.py"), "--videos", str(path)]
-    command += [
-        "--model",
-        tiny_checkpoint,
-        "--encode.part-frames",
-        "4",
-        "--encode.sampling",
-        "5fps",
-    ]
+    command += ["--model", tiny_checkpoint, "--encode.part-frames", "4"]
+    command += ["--encode.sampling", "5fps"]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
     def run(store: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*command, "--store", str(store)], env=environment)
 
-    undisturbed = run(tmp_path / "undisturbed")
-    assert undisturbed.wait(timeout=180) == 0
     killed = run(tmp_path / "killed")
     parts: list[Path] = []
     while len(parts) < 10 and killed.poll() is None:
