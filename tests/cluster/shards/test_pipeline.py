@@ -3,6 +3,7 @@ killed runs resume."""
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,13 +60,36 @@ def files_of(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def encoded(
+    ray_cluster: str,
+    counting_video: Path,
+    tiny_checkpoint: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, EncodeReport]:
+    """A store that the cluster has written, to be looked at or copied, and the report of that."""
+    root = tmp_path_factory.mktemp("encoded")
+    return root, encode([counting_video], root, tiny_checkpoint)
+
+
+@pytest.fixture
+def store_copy(encoded: tuple[Path, EncodeReport], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(encoded[0], tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def encode_frames(tiny_checkpoint: str) -> EncodeFrames:
+    """The encoder in this process."""
+    return EncodeFrames(tiny_checkpoint, CONFIG)
+
+
 def test_tokens_order_and_times_equal_a_plain_loop(
-    ray_cluster: str, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+    encoded: tuple[Path, EncodeReport], counting_video: Path, tiny_checkpoint: str
 ) -> None:
-    report = encode([counting_video], tmp_path, tiny_checkpoint)
+    root, report = encoded
     assert not report.failed
     assert report.frames_encoded == 30
-    video = ShardStore(tmp_path).open(report.videos[0].video_id, report.spec)
+    video = ShardStore(root).open(report.videos[0].video_id, report.spec)
     assert video.frame_index_F.tolist() == list(range(0, 300, 10))
     np.testing.assert_allclose(video.timestamp_s_F, np.arange(30.0), atol=1e-6)
     encoder = load_frame_encoder(tiny_checkpoint, dtype=torch.float32)
@@ -81,30 +105,28 @@ def test_tokens_order_and_times_equal_a_plain_loop(
 
 
 def test_encoding_twice_does_nothing_the_second_time(
-    ray_cluster: str, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+    store_copy: Path, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
 ) -> None:
-    encode([counting_video], tmp_path, tiny_checkpoint)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*")}
+    times = {path: path.stat().st_mtime_ns for path in store_copy.rglob("part-*")}
     copy = tmp_path / "same content, other name.mp4"
     copy.write_bytes(counting_video.read_bytes())
-    report = encode([counting_video, copy, counting_video], tmp_path, tiny_checkpoint)
+    report = encode([counting_video, copy, counting_video], store_copy, tiny_checkpoint)
     assert report.frames_encoded == 0
     assert len(report.videos) == 2
     assert len({video.video_id for video in report.videos}) == 1
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*")} == times
+    assert {path: path.stat().st_mtime_ns for path in store_copy.rglob("part-*")} == times
 
 
 def test_only_missing_parts_are_encoded_again(
-    ray_cluster: str, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+    store_copy: Path, counting_video: Path, tiny_checkpoint: str
 ) -> None:
-    encode([counting_video], tmp_path, tiny_checkpoint)
-    before = files_of(tmp_path)
-    damaged = sorted(tmp_path.rglob("part-*"))
+    before = files_of(store_copy)
+    damaged = sorted(store_copy.rglob("part-*"))
     damaged[1].write_bytes(damaged[1].read_bytes()[:500])
     damaged[3].unlink()
-    report = encode([counting_video], tmp_path, tiny_checkpoint)
+    report = encode([counting_video], store_copy, tiny_checkpoint)
     assert report.frames_encoded == 8 + 6
-    assert files_of(tmp_path) == before
+    assert files_of(store_copy) == before
 
 
 def test_bad_videos_are_reported_and_the_others_finish(
@@ -129,43 +151,38 @@ def test_bad_videos_are_reported_and_the_others_finish(
 
 @pytest.mark.parametrize("sampling", ["uniform:13", "every", "2fps"])
 def test_other_samplings(
-    ray_cluster: str, tiny_checkpoint: str, tmp_path: Path, sampling: str
+    encode_frames: EncodeFrames, tiny_checkpoint: str, tmp_path: Path, sampling: str
 ) -> None:
     path = tmp_path / "short.mp4"
     write_counting_video(path, num_frames=40, fps=10)
-    config = EncodeConfig(
-        sampling=sampling,
-        dtype="float32",
-        part_frames=8,
-        encoder_cpus=0.5,
-        encoder_gpus=0,
-        decode_cpus=0.5,
-    )
-    report = encode([path], tmp_path / "store", tiny_checkpoint, config)
-    video = ShardStore(tmp_path / "store").open(report.videos[0].video_id, report.spec)
+    spec = describe_encoder(tiny_checkpoint, dataclasses.replace(CONFIG, sampling=sampling))
+    store = ShardStore(tmp_path / "store")
+    record = encode_one_video(str(path), store, spec, encode_frames)
     expected = {
         "uniform:13": np.linspace(0, 39, 13, dtype=int),
         "every": np.arange(40),
         "2fps": np.arange(0, 40, 5),
     }
+    video = store.open(record.video_id, spec)
     assert video.frame_index_F.tolist() == expected[sampling].tolist()
 
 
-def test_one_process_writes_the_same_bytes_as_the_cluster(
-    ray_cluster: str, counting_video: Path, tiny_checkpoint: str, tmp_path: Path
+def test_one_process_writes_what_the_cluster_does(
+    encoded: tuple[Path, EncodeReport],
+    encode_frames: EncodeFrames,
+    counting_video: Path,
+    tmp_path: Path,
 ) -> None:
-    encode([counting_video], tmp_path / "cluster", tiny_checkpoint)
-    spec = describe_encoder(tiny_checkpoint, CONFIG)
+    root, report = encoded
     alone = ShardStore(tmp_path / "alone")
-    encode_one_video(str(counting_video), alone, spec, EncodeFrames(tiny_checkpoint, CONFIG))
+    encode_one_video(str(counting_video), alone, report.spec, encode_frames)
     # The same micro-batches give the same bits only under the same number of threads, which Ray
     # sets for its workers.
-    written = files_of(tmp_path / "alone")
-    assert written.keys() == files_of(tmp_path / "cluster").keys()
+    assert files_of(tmp_path / "alone").keys() == files_of(root).keys()
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     with pytest.raises(VideoError, match=r"text\.mp4"):
-        encode_one_video(str(text), alone, spec, EncodeFrames(tiny_checkpoint, CONFIG))
+        encode_one_video(str(text), alone, report.spec, encode_frames)
 
 
 def test_a_killed_job_resumes_to_the_same_bytes(
