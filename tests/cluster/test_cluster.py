@@ -27,12 +27,9 @@ from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
-from repository import REPOSITORY
+from repository import PATIENCE_S, REPOSITORY
 
 MIB = 2**20
-
-
-LAUNCH_TIMEOUT_S = 90
 
 
 SHIM = """#!/bin/sh
@@ -196,7 +193,7 @@ class SimulatedAws:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=LAUNCH_TIMEOUT_S,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert done.returncode == 0, f"ray {arguments} failed:\n{done.stdout}\n{done.stderr}"

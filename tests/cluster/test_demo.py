@@ -19,6 +19,7 @@ import pytest
 import ray
 from PIL import Image
 from ray import serve
+from repository import PATIENCE_S
 
 LONGVA = str(Path(sys.executable).parent / "longva")
 
@@ -38,7 +39,7 @@ def longva(
         [LONGVA, *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
         cwd=folder,
         env=env,
@@ -90,6 +91,6 @@ def test_serve_until_stopped(joined: dict[str, str], tmp_path: Path) -> None:
             except httpx.TransportError:
                 continue
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=120) == 0
+        assert server.wait(timeout=PATIENCE_S) == 0
     finally:
         server.kill()

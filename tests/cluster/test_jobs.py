@@ -6,7 +6,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from repository import JOBS, REPOSITORY
+from repository import JOBS, PATIENCE_S, REPOSITORY
 
 from longva_ray.shards.store import ShardStore
 
@@ -18,7 +18,7 @@ def ray_job(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]
         [RAY, "job", arguments[0], "--address", dashboard, *arguments[1:]],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from repository import JOBS, load_job
+from repository import JOBS, PATIENCE_S, load_job
 from training_world import write_base, write_shards
 
 from longva_ray import cli
@@ -142,5 +142,5 @@ def read_nothing(command: Sequence[str], *, closed: bool = True) -> tuple[int, s
     assert running.stdout is not None
     if closed:
         running.stdout.close()
-    _, told = running.communicate(timeout=120)
+    _, told = running.communicate(timeout=PATIENCE_S)
     return running.returncode, told

@@ -8,6 +8,9 @@ from types import ModuleType
 REPOSITORY = Path(__file__).parents[2]
 JOBS = REPOSITORY / "jobs"
 
+PATIENCE_S = 600
+"""How long a test waits for a process: a busy machine is no failure. Below pytest's own limit."""
+
 
 def load_job(job: Path) -> ModuleType:
     """A job as a module: its `Options` and its `main`."""

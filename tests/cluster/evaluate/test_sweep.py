@@ -16,7 +16,7 @@ import ray
 import torch
 import torch.distributed as dist
 from PIL import Image
-from repository import REPOSITORY
+from repository import PATIENCE_S, REPOSITORY
 
 from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.evaluate.subjects import Subject
@@ -216,7 +216,7 @@ def test_a_stopped_job_goes_on_where_it_stopped(
     assert process.poll() is None, (tmp_path / "log").read_text()
     process.terminate()
     said = (tmp_path / "log").read_text
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM, said()
+    assert process.wait(timeout=PATIENCE_S) == 128 + signal.SIGTERM, said()
     assert "stopped by SIGTERM" in said()
     assert "Traceback" not in said()
     assert "*** S" not in said()  # what the C++ side of Ray prints when it aborts
@@ -224,7 +224,7 @@ def test_a_stopped_job_goes_on_where_it_stopped(
     first = file.read_text().splitlines()
     assert 8 <= len(first) < 200
     assert not (out / "niah.json").exists()
-    subprocess.run(command, check=True, timeout=300, **options)  # type: ignore[call-overload]
+    subprocess.run(command, check=True, timeout=PATIENCE_S, **options)  # type: ignore[call-overload]
     lines = file.read_text().splitlines()
     assert lines[: len(first) - 1] == first[:-1]
     assert len(lines) == len({json.loads(line)["key"] for line in lines}) == 200

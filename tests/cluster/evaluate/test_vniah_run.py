@@ -10,7 +10,7 @@ from unittest.mock import ANY
 
 import pytest
 from PIL import Image
-from repository import REPOSITORY
+from repository import PATIENCE_S, REPOSITORY
 
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.video.drawn import make_haystack
@@ -88,7 +88,7 @@ def combine(folder: Path) -> None:
     """Reports of several runs become the panels of one figure, without a cluster."""
     reports = [str(folder / name / "vniah.json") for name in ("dense", "ring")]
     command = [sys.executable, "jobs/eval_vniah.py", "--combine", *reports, "--out", str(folder)]
-    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=120)
+    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=PATIENCE_S)
     with (
         Image.open(folder / "vniah.png") as both,
         Image.open(folder / "dense" / "vniah.png") as single,

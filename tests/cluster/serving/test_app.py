@@ -13,6 +13,7 @@ import pytest
 import torch
 from counting_video import write_counting_video
 from ray import serve
+from repository import PATIENCE_S
 
 from longva_ray.answer.engine import AnswerEngine, Question
 from longva_ray.serving.app_args import AppArgs
@@ -189,7 +190,7 @@ def test_scores_equal_the_models(url: str, engine: AnswerEngine, video: EncodedV
     answers = ["red", "a blue square", "7"]
     body = {"model": "tiny", "messages": about(video.record.video_id), "answers": answers}
     response = httpx.post(
-        f"{url}/v1/score", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+        f"{url}/v1/score", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S
     )
     assert response.status_code == 200, response.text
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
@@ -228,7 +229,7 @@ def refusal(
         f"{url}{path}",
         content=json.dumps(body),  # escapes half a surrogate pair
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     error = response.json()["error"]
     return response.status_code, error["code"], error["message"]
@@ -340,11 +341,11 @@ def test_a_client_that_hangs_up_frees_the_model(
             f"{url}/v1/chat/completions",
             json=body | {"stream": True},
             headers={"Authorization": f"Bearer {KEY}"},
-            timeout=60,
+            timeout=PATIENCE_S,
         ) as response:
             first = next(line for line in response.iter_lines() if line.startswith("data: "))
             assert json.loads(first.removeprefix("data: "))["object"] == "chat.completion.chunk"
     answer = client.chat.completions.create(
-        model="tiny", messages=about(video.record.video_id), max_tokens=2, timeout=60
+        model="tiny", messages=about(video.record.video_id), max_tokens=2, timeout=PATIENCE_S
     )
     assert answer.choices[0].finish_reason is not None

@@ -15,7 +15,7 @@ import pytest
 import ray
 import torch
 from counting_video import write_counting_video
-from repository import REPOSITORY
+from repository import PATIENCE_S, REPOSITORY
 
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.recipes import get_recipe
@@ -209,7 +209,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not list((tmp_path / "killed").rglob("video.json")), "killed too late to show anything"
-    assert run(tmp_path / "killed").wait(timeout=180) == 0
+    assert run(tmp_path / "killed").wait(timeout=PATIENCE_S) == 0
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
     assert len(files_of(tmp_path / "killed")) == 400 // 4 + 1
 

@@ -22,7 +22,7 @@ import torch
 import training_world
 from local_link import train_locally
 from ray.job_submission import JobStatus, JobSubmissionClient
-from repository import REPOSITORY
+from repository import PATIENCE_S, REPOSITORY
 from safetensors.torch import load_file
 from training_world import HangingStage, SlowStage, settings, write_base, write_shards
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -178,7 +178,7 @@ def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, flo
     """Not even when Ray's own list of checkpoints, written in place, was cut short."""
     driver = start_driver(world, "driverless", **OFFLOADED)
     when(lambda: 5 in losses(world, "driverless"), driver.kill)
-    output, _ = driver.communicate(timeout=120)
+    output, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == -signal.SIGKILL, output
     when(lambda: not train_workers(), lambda: None)
     assert not train_workers(), "workers outlive their driver"
@@ -212,7 +212,7 @@ def start_driver(world: Path, name: str, **changes: object) -> subprocess.Popen[
 
 def when(condition: Callable[[], bool], act: Callable[[], object]) -> None:
     """Act as soon as a condition holds; files that are not there yet make it false."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             if condition():

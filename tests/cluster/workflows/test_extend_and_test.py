@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from repository import REPOSITORY
+from repository import PATIENCE_S, REPOSITORY
 from training_world import write_base
 
 from longva_ray.evaluate.text.haystack import SHIPPED
@@ -45,7 +45,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
 
