@@ -191,7 +191,8 @@ def _check_complete(path: Path, container: InputContainer, end_s: float) -> None
     if container.duration is None or "matroska" in container.format.name:
         return  # Matroska's length is often wrong; its elements have been checked instead
     # The announced number of frames would not do: in a trimmed MP4 it includes hidden ones.
-    announced_s = (container.duration + (container.start_time or 0)) / 1e6
+    start = 0 if container.format.name == "asf" else container.start_time or 0
+    announced_s = (container.duration + start) / 1e6  # ASF counts from its second 0
     if end_s < announced_s - MAX_MISSING_S:
         raise VideoError(
             path,

@@ -74,6 +74,17 @@ def test_a_header_rate_that_the_times_contradict_is_not_believed(tmp_path: Path)
     assert probe_video(path).average_fps == pytest.approx(5, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("asf", "wmv2"), ("mp4", "libx264"), ("webm", "libvpx"), ("ts", "libx264")],
+)
+def test_a_file_whose_clock_begins_late_is_whole(tmp_path: Path, suffix: str, codec: str) -> None:
+    """Containers announce their length from the first picture on, or from second 0."""
+    path = tmp_path / f"late.{suffix}"
+    write_counting_video(path, 40, 10, codec=codec, options={}, timestamps_s=5 + np.arange(40) / 10)
+    assert probe_video(path).num_frames == 40
+
+
 def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
     path = tmp_path / "wide.mp4"
     with av.open(str(path), "w") as container:
