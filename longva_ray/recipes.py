@@ -11,6 +11,7 @@ from longva_ray.settings.answering import ServeConfig
 from longva_ray.settings.data import ImageDataConfig, TextDataConfig
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import NiahConfig, VniahConfig
+from longva_ray.settings.questions import QuestionsConfig
 from longva_ray.settings.recipe import Recipe
 from longva_ray.settings.training import AlignConfig, ExtendConfig
 
@@ -40,6 +41,14 @@ def tiny() -> Recipe:
         serve=ServeConfig(dtype="float32", lm_cpus=0.5),
         niah=niah_config(),
         vniah=vniah_config(),
+        questions=QuestionsConfig(
+            dtype="float32",
+            worker_cpus=0.5,
+            worker_gpus=0,
+            prefill_chunk=160,
+            # It never saw a choice by letters.
+            decide="text",
+        ),
         extend=extend.training,
         # For any text. The texts of the tiny world have other settings.
         text=TextDataConfig(

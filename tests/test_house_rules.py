@@ -50,6 +50,7 @@ NEVER_RAY = (
     "train/stages/",
     *(f"evaluate/{name}.py" for name in ("heatmap", "ledger", "rates", "report", "subjects")),
     "evaluate/verdicts.py",
+    *(f"evaluate/questions/{name}.py" for name in ("ask", "figure", "records", "report", "worker")),
     *(f"evaluate/text/{name}.py" for name in ("haystack", "niah", "perplexity", "report")),
     *(f"evaluate/video/{name}.py" for name in ("haystack", "needles", "report", "vniah")),
 )

@@ -1,1 +1,2 @@
-"""Needle tests of long context, in text (`niah`) and in video (`vniah`), and their figures."""
+"""Needle tests of long context, in text (`niah`) and in video (`vniah`), questions in bulk, and
+their figures."""

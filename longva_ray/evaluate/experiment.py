@@ -1,4 +1,4 @@
-"""What the needle tests on text and on video share: every model tested, each finished trial kept.
+"""What all evaluations share: every model tested, each finished trial kept.
 
     subjects, a test of one subject -> models and training-free baselines of a report
 
@@ -29,10 +29,10 @@ from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.sweep import sweep
 from longva_ray.files.digest import fingerprint_of
 from longva_ray.lm.fingerprints import fingerprint_checkpoint
-from longva_ray.settings.needles import SweepConfig
+from longva_ray.settings.sweep import SweepConfig
 
 DECIDING = ("dtype", "ring_size", "prefill_chunk", "generate", "extra_tokens")
-"""Settings of every sweep that may change an outcome; a test adds its own. All others choose
+"""Settings of every needle test that may change an outcome; a test adds its own. All others choose
 trials, or where they run."""
 
 

@@ -1,4 +1,4 @@
-"""What the reports of the needle tests share: how a model is described, for programs and people."""
+"""What the reports share: how a model is described, for programs and people."""
 
 import json
 import platform

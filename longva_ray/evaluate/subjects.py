@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from longva_ray.files.places import model_place
 from longva_ray.settings.base import Dtype
-from longva_ray.settings.needles import SweepConfig
+from longva_ray.settings.sweep import SweepConfig
 
 if TYPE_CHECKING:
     import torch.distributed as dist

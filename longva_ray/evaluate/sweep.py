@@ -1,4 +1,4 @@
-"""Trials spread over a cluster, each finished one kept: the Ray side of the needle tests.
+"""Trials spread over a cluster, each finished one kept: the Ray side of every evaluation.
 
     groups of trials -> gangs (one model each: a process, or a ring of them) -> outcomes -> ledger
 
@@ -21,7 +21,7 @@ from longva_ray.cluster.gang import Gang, GangSize, MakeWorker
 from longva_ray.cluster.job import MISTAKES
 from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.progress import Progress
-from longva_ray.settings.needles import SweepConfig, VniahConfig
+from longva_ray.settings.sweep import SweepConfig
 
 logger = logging.getLogger(__name__)
 
@@ -196,5 +196,4 @@ def _mistake(error: RayTaskError, config: SweepConfig) -> Exception | None:
 
 def _option(config: SweepConfig, name: str) -> str:
     """A setting as it is typed."""
-    test = "vniah" if isinstance(config, VniahConfig) else "niah"
-    return f"--{test}.{name.replace('_', '-')}"
+    return f"--{config.stage}.{name.replace('_', '-')}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from longva_ray.answer.engine import AnswerEngine, Prompt
 from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.settings.answering import GenerationSettings
-from longva_ray.settings.needles import SweepConfig
+from longva_ray.settings.needles import NeedleConfig
 
 
 def judge(
@@ -16,7 +16,7 @@ def judge(
     prompt: Prompt,
     answer: str,
     answer_ids: Sequence[int],
-    config: SweepConfig,
+    config: NeedleConfig,
     *,
     gives: Callable[[str], bool],
 ) -> TrialOutcome:

@@ -37,6 +37,12 @@ def child(folder: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
+def parent(place: str) -> str:
+    """The folder that a place is in; the query of a URI stays at the end."""
+    path, mark, query = place.partition("?") if is_uri(place) else (place, "", "")
+    return f"{path.rpartition('/')[0] or '/'}{mark}{query}"
+
+
 def open_place(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """File system and path of a place. pyarrow's file systems come first; fsspec's serve every
     other URI."""

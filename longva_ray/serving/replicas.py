@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from longva_ray.answer.engine import AnswerEngine, Prompt
@@ -144,8 +143,7 @@ def _frames(ref: VideoRef, video: EncodedVideo) -> FramesRead:
 
 def _tokens(video: EncodedVideo, num_frames: int) -> torch.Tensor:
     """Tokens FQD of so many frames, spread evenly over those of the video."""
-    rows_F = np.linspace(0, video.num_frames - 1, num_frames, dtype=int)
-    return video.tokens(rows_F)
+    return video.tokens(video.evenly(num_frames))
 
 
 class VideoEncoder:

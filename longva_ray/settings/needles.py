@@ -1,62 +1,29 @@
 """Settings of the needle tests, on text and on video."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
-from longva_ray.settings.base import Dtype
 from longva_ray.settings.encoding import EncodeConfig
+from longva_ray.settings.sweep import SweepConfig
 from longva_ray.video.fitting import Fitting, check_fitting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SweepConfig:
-    """How the cells of a needle test are spread over a cluster, and how each is scored."""
+class NeedleConfig(SweepConfig):
+    """How every needle test is scored."""
 
-    dtype: Dtype = "bfloat16"
-    """Number format of the model under test; the paper evaluates in bfloat16."""
-    ring_size: int = 1
-    """Processes that share one prompt by ring attention, for prompts that one device cannot hold.
-    With more than 1, prompts are scored by teacher forcing alone, without a KV cache."""
-    max_workers: int | None = None
-    """Most models (rings) that work at the same time; None means as many as fit into the cluster
-    now."""
-    worker_cpus: float = 1.0
-    """CPUs that Ray reserves for each process of a ring."""
-    worker_gpus: float = 1.0
-    """GPUs that Ray reserves for each process of a ring; 0 runs on CPUs."""
-    prefill_chunk: int = 2048
-    """Prompt tokens in one forward pass. Prompts share their beginning in whole chunks of it."""
-    reuse_prefix: bool = True
-    """Compute the KV of a beginning that consecutive prompts share only once. Changes the time, and
-    no decision."""
     generate: bool = True
     """Let the model also answer freely, besides the paper's teacher-forced rule."""
     extra_tokens: int = 4
     """How many tokens longer than the right answer a free one may be."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("ring_size", "prefill_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_workers is not None and self.max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1 or None, got {self.max_workers}")
-        if self.dtype == "float32" and self.worker_gpus and self.ring_size > 1:
-            raise ValueError(
-                "attention kernels of GPUs take 16 bits, got dtype float32 with a ring of "
-                f"{self.ring_size} on GPUs; set dtype bfloat16, ring_size 1 or worker_gpus 0"
-            )
-        if self.worker_cpus < 0 or self.worker_gpus < 0 or self.worker_cpus + self.worker_gpus == 0:
-            raise ValueError(
-                "a worker needs some CPU or GPU, got "
-                f"worker_cpus={self.worker_cpus}, worker_gpus={self.worker_gpus}"
-            )
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class NiahConfig(SweepConfig):
+class NiahConfig(NeedleConfig):
     """The needle-in-a-haystack test on text (appendix A of the paper)."""
 
+    stage: ClassVar[str] = "niah"
     lengths: tuple[int, ...] = tuple(range(32_000, 512_001, 32_000))
     """Tokens of the whole sequence, question and answer included (scripts: 32K..512K, step 32K)."""
     depths: tuple[float, ...] = tuple(step / 10 for step in range(11))
@@ -124,9 +91,10 @@ class NiahConfig(SweepConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class VniahConfig(SweepConfig):
+class VniahConfig(NeedleConfig):
     """The needle-in-a-haystack test on video (section 4 of the paper)."""
 
+    stage: ClassVar[str] = "vniah"
     frames: tuple[int, ...] = tuple(range(200, 3001, 200))
     """Frames of the haystack (scripts: 200 to 3000, step 200)."""
     depths: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

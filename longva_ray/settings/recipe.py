@@ -10,6 +10,7 @@ from longva_ray.settings.answering import ServeConfig
 from longva_ray.settings.data import ImageDataConfig, TextDataConfig
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import NiahConfig, VniahConfig
+from longva_ray.settings.questions import QuestionsConfig
 from longva_ray.settings.training import AlignConfig, ExtendConfig
 
 
@@ -25,6 +26,7 @@ class Recipe:
     serve: ServeConfig = dataclasses.field(default_factory=ServeConfig)
     niah: NiahConfig = dataclasses.field(default_factory=NiahConfig)
     vniah: VniahConfig = dataclasses.field(default_factory=VniahConfig)
+    questions: QuestionsConfig = dataclasses.field(default_factory=QuestionsConfig)
     base: str | None = None
     """Folder or Hugging Face id of the language model that text extension starts from; None, the
     one in `checkpoint`."""

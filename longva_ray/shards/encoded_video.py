@@ -55,6 +55,11 @@ class EncodedVideo:
         """Time of each sampled frame in seconds from the start."""
         return self._column("timestamp_s")
 
+    def evenly(self, num_frames: int | None) -> np.ndarray:
+        """Rows of at most so many frames, spread evenly over all; None, every row."""
+        wanted = min(num_frames or self.num_frames, self.num_frames)
+        return np.linspace(0, self.num_frames - 1, wanted, dtype=int)
+
     def parts(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """Tokens FQD of rows start..stop, one read-only view for each part they touch; nothing is
         copied."""

@@ -7,9 +7,11 @@ from typing import Any, Literal
 import pytest
 
 from longva_ray.evaluate.experiment import DECIDING, deciding, try_models
+from longva_ray.evaluate.questions.run import DECIDING_QUESTIONS
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.text.run import DECIDING_NIAH
 from longva_ray.settings.needles import NiahConfig, VniahConfig
+from longva_ray.settings.questions import QuestionsConfig
 
 WHERE_OR_HOW_FAST = {"max_workers", "worker_cpus", "worker_gpus", "reuse_prefix"}
 
@@ -22,13 +24,19 @@ CHOOSE_TRIALS = {
     },
     VniahConfig: {
         *("frames", "depths", "floor", "rope_bases", "compare_plain"),
-        *("needles", "world", "seed"),
+        *("needles", "world", "fitting", "seed"),
     },
+    QuestionsConfig: set(),
 }
 
 
 @pytest.mark.parametrize(
-    ("config", "names"), [(NiahConfig, DECIDING_NIAH), (VniahConfig, DECIDING)]
+    ("config", "names"),
+    [
+        (NiahConfig, DECIDING_NIAH),
+        (VniahConfig, DECIDING),
+        (QuestionsConfig, DECIDING_QUESTIONS),
+    ],
 )
 def test_every_setting_is_known_to_decide_or_not(config: type, names: Sequence[str]) -> None:
     """A new setting has to be put somewhere, or ledgers would mix what it decides."""

@@ -22,9 +22,9 @@ from longva_ray.evaluate.ledger import Ledger, TrialOutcome
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.sweep import num_gangs, sweep
 from longva_ray.evaluate.text.run import run_niah
-from longva_ray.settings.needles import NiahConfig, SweepConfig
+from longva_ray.settings.needles import NiahConfig
 
-CONFIG = SweepConfig(dtype="float32", worker_cpus=0.5, worker_gpus=0, max_workers=1)
+CONFIG = NiahConfig(dtype="float32", worker_cpus=0.5, worker_gpus=0, max_workers=1)
 
 
 def subject(path: str, name: str = "model") -> Subject:

@@ -1,0 +1,1 @@
+"""Questions about videos in bulk: asked, counted, drawn."""

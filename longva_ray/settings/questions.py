@@ -1,0 +1,36 @@
+"""Settings of questions in bulk."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from longva_ray.settings.sweep import SweepConfig
+
+Decide = Literal["letter", "text", "generate"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionsConfig(SweepConfig):
+    """How questions about videos are asked, and how an answer is decided."""
+
+    stage: ClassVar[str] = "questions"
+    decide: Decide = "letter"
+    """How an option is chosen. letter: the options stand in the prompt, and the likeliest letter
+    is chosen. generate: the same prompt, and the letter is read from a free answer. text: the
+    question alone is the prompt, and the option whose text is the likeliest answer is chosen. An
+    open question is always answered freely."""
+    frames: int | None = None
+    """Read at most so many frames of a video, spread evenly over the encoded ones; None, all."""
+    max_new_tokens: int = 16
+    """Longest free answer; lmms-eval takes as many for Video-MME."""
+
+    def __post_init__(self) -> None:
+        SweepConfig.__post_init__(self)
+        for name in ("frames", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.decide == "generate" and self.ring_size > 1:
+            raise ValueError(
+                f"over a ring of {self.ring_size} answers are scored, not generated; decide by "
+                "letter or text, or set --questions.ring-size 1"
+            )
