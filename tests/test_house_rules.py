@@ -40,7 +40,7 @@ NEVER_RAY = (
     *(f"{folder}/" for folder in ("tiny", "video", "vision")),
     *(f"shards/{name}.py" for name in ("encoded_video", "schema", "store", "workers")),
     *(f"data/images/{name}.py" for name in ("chat", "encode", "manifest", "report")),
-    *(f"data/images/{name}.py" for name in ("samples", "shards")),
+    *(f"data/images/{name}.py" for name in ("samples", "shards", "sizes", "sizes_figure")),
     *(f"data/text/{name}.py" for name in ("corpus", "delivery", "documents", "files", "groups")),
     "data/text/tokenise.py",
     *(f"data/text/{name}.py" for name in ("mixture", "packing", "report", "shards", "sources")),

@@ -68,21 +68,38 @@ class GridSettings:
         )
         return self.pooled(grids_GYXC) if self.encoding == "unires" else self._map(rgb, grids_GYXC)
 
+    def count(self, width: int, height: int) -> tuple[int, int]:
+        """How many grids and visual tokens `image` makes of an upright image of that size."""
+        columns, rows = self._shape(width, height)
+        if self.encoding == "unires":
+            return columns * rows, columns * rows * self.tokens_per_grid
+        return 1 + columns * rows, len(self._map_sources(width, height))
+
     def _map(self, rgb: Image.Image, grids_GYXC: NDArray[np.uint8]) -> Cut:
         """The AnyRes image of these grids."""
         base_GYXC = whole_image(rgb, fitting=self.frame_fitting, grid_size=self.grid_size)
-        columns, rows = unires.grid_shape(
-            *rgb.size, rule=self.grid_rule, grid_size=self.grid_size, max_grids=self.max_grids
+        return Cut(
+            grids_GYXC=np.concatenate([base_GYXC, grids_GYXC]),
+            source_S2=self._map_sources(*rgb.size),
         )
-        source_S2 = anyres.image_sources(
-            *rgb.size,
+
+    def _map_sources(self, width: int, height: int) -> NDArray[np.int32]:
+        columns, rows = self._shape(width, height)
+        return anyres.image_sources(
+            width,
+            height,
             columns=columns,
             rows=rows,
             fitting=self.frame_fitting,
             side=isqrt(self.tokens_per_grid) * self.pool_stride,
             first_patch=self.tokens_per_grid,
         )
-        return Cut(grids_GYXC=np.concatenate([base_GYXC, grids_GYXC]), source_S2=source_S2)
+
+    def _shape(self, width: int, height: int) -> tuple[int, int]:
+        """Columns and rows of grids."""
+        return unires.grid_shape(
+            width, height, rule=self.grid_rule, grid_size=self.grid_size, max_grids=self.max_grids
+        )
 
     def pooled(self, grids_GYXC: NDArray[np.uint8]) -> Cut:
         """All pooled tokens of these grids in raster order: the frames of a video, with UniRes the

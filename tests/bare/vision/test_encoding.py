@@ -50,7 +50,9 @@ def test_tokens_of_known_sizes(
     encoding: Encoding, rule: str, size: tuple[int, int], tokens: int
 ) -> None:
     grids = settings(encoding, grid_size=336, tokens_per_grid=144, grid_rule=rule)
-    assert len(grids.image(noise(*size)).source_S2) == tokens
+    cut = grids.image(noise(*size))
+    assert len(cut.source_S2) == tokens
+    assert grids.count(*size) == (len(cut.grids_GYXC), tokens)
 
 
 def test_unires_shows_every_grid_as_a_video_shows_its_frames() -> None:
