@@ -290,6 +290,6 @@ def test_a_cluster_that_is_too_small_is_an_error_with_the_sum() -> None:
 
 
 def test_missing_gpus_are_an_error_unless_an_autoscaler_was_told_how_far_to_grow() -> None:
-    with pytest.raises(ValueError, match=r"encode\.encoder_gpus=0"):
+    with pytest.raises(ValueError, match=r"--encode\.encoder-gpus 0"):
         plan_workers(EncodeConfig(), 8, 0)
     assert plan_workers(EncodeConfig(max_encoders=3), 8, 0).max_encoders == 3
