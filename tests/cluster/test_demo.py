@@ -7,7 +7,6 @@ its own, as on a machine without a cluster.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import httpx
 import pytest
 import ray
 from PIL import Image
+from ports import free_port
 from ray import serve
 from repository import PATIENCE_S
 
@@ -78,9 +78,7 @@ def test_ask_about_no_video_in_a_cluster_of_its_own(tmp_path: Path) -> None:
 
 
 def test_serve_until_stopped(joined: dict[str, str], tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     server = subprocess.Popen([LONGVA, "serve", "--serve.port", port], cwd=tmp_path, env=joined)
     try:
         while server.poll() is None:

@@ -3,7 +3,6 @@ files."""
 
 import dataclasses
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import openai
 import pytest
 import torch
 from counting_video import write_counting_video
+from ports import free_port
 from ray import serve
 from repository import PATIENCE_S
 
@@ -33,12 +33,6 @@ KEY = "a key of this test"
 
 
 QUESTION = "What does the last frame show?"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
