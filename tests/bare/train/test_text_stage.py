@@ -130,7 +130,7 @@ def test_accumulated_and_joint_batches_give_the_same_gradients(base: str, shards
 
 
 def test_misfits_are_refused_before_anything_starts(base: str, shards: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--extend.max-tokens is 49; raise it"):
+    with pytest.raises(ValueError, match=r"--extend\.max-tokens is 49; raise it"):
         TextStage(alone(max_tokens=49), base=base, shards=shards).check_inputs()
     damaged = tmp_path / "damaged"
     shutil.copytree(base, damaged)
