@@ -110,8 +110,6 @@ def start_ray_quietly() -> None:
     """Connect to the cluster of this machine or start one, and show only warnings of Ray."""
     import ray
 
-    # Ray's C++ side logs for itself, and warns of arguments that Ray Data hands to its actors.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     interrupt_at_sigterm()
     for chatty in _CHATTY:
