@@ -5,16 +5,13 @@ Paths are resolved first, so neither `..` nor a symbolic link leads out of the a
 Nothing is ever fetched from the network.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from longva_ray.serving.api import ApiError
-from longva_ray.shards.schema import EncodingSpec, hash_video
+from longva_ray.shards.schema import EncodingSpec, hash_video, is_video_id
 from longva_ray.shards.store import ShardStore
-
-_VIDEO_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class MediaLibrary:
@@ -53,7 +50,7 @@ class MediaLibrary:
 
         Raises ApiError: 400 for another kind of URL, 403 for a path outside the allowed roots, 404
         if nothing is there."""
-        if _VIDEO_ID.fullmatch(url):
+        if is_video_id(url):
             return None
         parsed = urlparse(url)
         if parsed.scheme != "file" or parsed.netloc not in ("", "localhost"):

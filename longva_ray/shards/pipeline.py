@@ -43,7 +43,7 @@ LIGHT_CPUS = 0.1
 head node without CPUs."""
 
 WORKER_MEMORY = 512 * 2**20
-"""Bytes that Ray reserves for a worker's process: Python with torch and a video decoder."""
+"""Bytes that Ray reserves for a worker's process: Python with a video decoder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +123,14 @@ def plan_workers(config: EncodeConfig, cpus: float, gpus: float) -> WorkerPlan:
     return WorkerPlan(max_encoders=encoders, decode_slots=max(1, slots))
 
 
+def describe_on_worker(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
+    """`describe_encoder`, on a worker: a head node need not have the memory for the weights."""
+    connect()
+    describe = ray.remote(num_cpus=config.encoder_cpus)(describe_encoder)
+    spec: EncodingSpec = ray.get(describe.remote(checkpoint, config))
+    return spec
+
+
 def encode_videos(
     paths: Sequence[str], *, store: ShardStore, checkpoint: str, config: EncodeConfig
 ) -> EncodeReport:
@@ -141,9 +149,7 @@ def encode_videos(
     connect()
     resources = ray.cluster_resources()
     plan = plan_workers(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-    # On a worker: a head node need not have the memory for the weights.
-    describe = ray.remote(num_cpus=config.encoder_cpus)(describe_encoder)
-    spec = ray.get(describe.remote(checkpoint, config))
+    spec = describe_on_worker(checkpoint, config)
     store.remove_abandoned()
     logger.info("encoding %d videos with %s", len(paths), plan)
     started = time.perf_counter()

@@ -21,6 +21,7 @@ Shapes: F frames, Q visual tokens of one frame, D width of the language model.
 
 import dataclasses
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 METADATA_KEY = b"longva_ray"
+
+_VIDEO_ID = re.compile(r"[0-9a-f]{32}")
 
 _STORED_AS = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 
@@ -123,6 +126,11 @@ class VideoRecord:
     def from_json(cls, text: str) -> "VideoRecord":
         values = json.loads(text)
         return from_dict(cls, values | {"spec": EncodingSpec.from_stored(values["spec"])})
+
+
+def is_video_id(text: str) -> bool:
+    """Whether a text has the form of `hash_video`'s, so that it names a video of a store."""
+    return _VIDEO_ID.fullmatch(text) is not None
 
 
 def hash_video(path: str | Path) -> str:

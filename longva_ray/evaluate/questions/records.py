@@ -11,17 +11,15 @@ for tables.
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import Any
 
 from longva_ray.files.places import absolute, child, is_uri, parent, read_file
+from longva_ray.shards.schema import is_video_id
 
 _OWN = ("id", "video", "question", "options", "answer")
-
-_ENCODED = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +40,7 @@ class QuestionRecord:
     @property
     def is_encoded(self) -> bool:
         """Whether the video is named by its id in the store."""
-        return _ENCODED.fullmatch(self.video) is not None
+        return is_video_id(self.video)
 
 
 def read_questions(place: str) -> list[QuestionRecord]:
@@ -99,7 +97,7 @@ def _record(row: Any, folder: str) -> QuestionRecord:
 
 
 def _video(video: str, folder: str) -> str:
-    if _ENCODED.fullmatch(video):
+    if is_video_id(video):
         return video
     stands_alone = is_uri(video) or Path(video).expanduser().is_absolute()
     return absolute(video if stands_alone else child(folder, video))

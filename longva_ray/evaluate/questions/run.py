@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from longva_ray.evaluate.experiment import deciding, fingerprint_subjects, run_trials
 from longva_ray.evaluate.questions.figure import draw_questions
 from longva_ray.evaluate.questions.records import QuestionRecord, check_fields
@@ -24,10 +22,9 @@ from longva_ray.evaluate.subjects import Subject
 from longva_ray.lm.base_models import is_longva
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.questions import QuestionsConfig
-from longva_ray.shards.pipeline import encode_videos
+from longva_ray.shards.pipeline import describe_on_worker, encode_videos
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
-from longva_ray.shards.workers import describe_encoder
 
 DECIDING_QUESTIONS = (
     *("dtype", "ring_size", "prefill_chunk"),
@@ -119,8 +116,7 @@ def _encode(
         video_ids = {video.path: video.video_id for video in encoded.videos if not video.error}
         errors = {video.path: video.error for video in encoded.failed}
     else:
-        describe = ray.remote(num_cpus=config.encoder_cpus)(describe_encoder)
-        spec = ray.get(describe.remote(checkpoint, config))
+        spec = describe_on_worker(checkpoint, config)
     for video_id in dict.fromkeys(record.video for record in records if record.is_encoded):
         try:
             shards.open(video_id, spec)
