@@ -35,7 +35,9 @@ def run(options: Options) -> int:
     if video is not None:
         check_there([str(video)])
     console = Console()
-    console.print("Starting Ray on this machine. The demo takes about a minute on two cores.")
+    console.print(
+        "Starting Ray on this machine. The demo takes about a minute and a half on two cores."
+    )
     from longva_ray.workflows.demo import run_demo
 
     start_ray_quietly()
