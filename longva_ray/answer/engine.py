@@ -9,8 +9,8 @@ memory here. Prompts are read into a KV cache, each anew or going on from what i
 last one (`prefix`). With a ring of processes a prompt is spread over all of them (`ring_score`):
 then answers can be scored, not generated.
 
-Shapes: F frames, Q visual tokens of one frame, T tokens of the prompt, D width of the language
-model.
+Shapes: F frames, Q visual tokens of one frame, S visual tokens of an image, T tokens of the prompt,
+D width of the language model.
 """
 
 import dataclasses
@@ -45,14 +45,16 @@ Prompt = Prefill | RingPrompt
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A conversation and the visual tokens FQD of each video that it mentions, in order."""
+    """A conversation and the visual tokens of each image (SD) or video (FQD) that it mentions, in
+    order."""
 
     messages: Sequence[Message]
-    videos: Sequence[torch.Tensor]
+    items: Sequence[torch.Tensor]
 
 
 class AnswerEngine:
-    """A language model that answers questions about already encoded videos, or about text."""
+    """A language model that answers questions about images and videos that are encoded already, or
+    about text."""
 
     def __init__(
         self,
@@ -114,13 +116,13 @@ class AnswerEngine:
         *,
         answer_tokens: int = 1,
     ) -> torch.Tensor:
-        """Token ids T of a question, from how many visual tokens each of its videos has, so that a
-        prompt is known to be allowed before its tokens are loaded.
+        """Token ids T of a question, from how many visual tokens each of its images and videos has,
+        so that a prompt is known to be allowed before its tokens are loaded.
 
-        Raises ValueError when placeholders and videos do not match, or the prompt with an answer of
+        Raises ValueError when placeholders and items do not match, or the prompt with an answer of
         `answer_tokens` is longer than allowed."""
         limit = self._lm.max_prompt_tokens
-        # First, since even the placeholders of very many videos would fill the memory.
+        # First, since even the placeholders of very many items would fill the memory.
         check_prompt_length(sum(visual_tokens), limit)
         with self._tokenizer_lock:
             prompt_ids_T = build_prompt(
@@ -131,7 +133,7 @@ class AnswerEngine:
             raise ValueError(
                 f"prompt of {len(prompt_ids_T)} tokens and answer of {answer_tokens} exceed the "
                 f"limit of {limit} for both; ask for an answer of at most {room}, give fewer "
-                "frames, or raise max_prompt_tokens"
+                "frames or images, or raise max_prompt_tokens"
             )
         return prompt_ids_T
 
@@ -153,21 +155,21 @@ class AnswerEngine:
         """Read a question.
 
         Raises ValueError as `prompt_ids` does, InterruptedError once `unwanted` is set."""
-        lengths = [video_FQD.shape[0] * video_FQD.shape[1] for video_FQD in question.videos]
+        lengths = [tokens.shape[:-1].numel() for tokens in question.items]
         prompt_ids_T = self.prompt_ids(question.messages, lengths)
-        return self.read_ids(prompt_ids_T, question.videos, unwanted)
+        return self.read_ids(prompt_ids_T, question.items, unwanted)
 
     @torch.inference_mode()
     def read_ids(
         self,
         prompt_ids_T: torch.Tensor,
-        videos: Sequence[torch.Tensor] = (),
+        items: Sequence[torch.Tensor] = (),
         unwanted: threading.Event | None = None,
     ) -> Prompt:
-        """Read a prompt whose token ids are known, with tokens FQD of each of its videos.
+        """Read a prompt whose token ids are known, with the tokens of each image and video.
 
         Raises InterruptedError once `unwanted` is set."""
-        embeds_1TD = embed_prompt(self._lm, prompt_ids_T, videos)
+        embeds_1TD = embed_prompt(self._lm, prompt_ids_T, items)
         if self._ring is not None:
             return RingPrompt(embeds_1TD=embeds_1TD)
         if self.prefix_reader is not None:

@@ -1,5 +1,6 @@
 """`longva verify`: whether shards are as they were written: of videos, of text or of images."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,8 +12,8 @@ from longva_ray.files.places import absolute
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Read every shard. Those of videos are compared with the digests written with them; those of
-    text and images carry none, so for them sizes, run and rows are checked."""
+    """Read every shard. Encoded videos and images are compared with the digests written with them;
+    token and vision shards carry none, so for them sizes, run and rows are checked."""
 
     store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder or URI of embedding, token or vision shards."""
@@ -23,13 +24,15 @@ def run(options: Options) -> int:
     from longva_ray.data.images.shards import VisionShards
     from longva_ray.data.text.shards import TokenShards
     from longva_ray.files.folder import Folder
+    from longva_ray.shards.images import ImageStore
     from longva_ray.shards.store import ShardStore
 
     place = absolute(options.store)
     for shards in (TokenShards, VisionShards):
         if shards.kind.is_complete(Folder(place)):
             return _report(shards(place).verify(), f"parts of {shards.kind.title} are whole", place)
-    return _report(ShardStore(place).verify(), "videos are as written", place)
+    verified = itertools.chain(ShardStore(place).verify(), ImageStore(place).verify())
+    return _report(verified, "videos and images are as written", place)
 
 
 def _report(verified: Iterable[Exception | None], what: str, place: str) -> int:
@@ -41,8 +44,8 @@ def _report(verified: Iterable[Exception | None], what: str, place: str) -> int:
             print(error, flush=True)
     if not found:
         raise ValueError(
-            f"no encoded videos in {place}, nor finished token or vision shards; a preparation "
-            "that was interrupted checks its parts when it goes on"
+            f"no encoded videos or images in {place}, nor finished token or vision shards; a "
+            "preparation that was interrupted checks its parts when it goes on"
         )
     print(f"{found.count(None)} of {len(found)} {what}")
     return 1 if any(found) else 0

@@ -165,7 +165,7 @@ def check_prompt_length(num_tokens: int, max_prompt_tokens: int | None) -> None:
     if max_prompt_tokens is not None and num_tokens > max_prompt_tokens:
         raise ValueError(
             f"prompt of {num_tokens} tokens exceeds the limit of {max_prompt_tokens}; give fewer "
-            "frames, or raise max_prompt_tokens"
+            "frames or images, or raise max_prompt_tokens"
         )
 
 

@@ -117,7 +117,7 @@ def _answer(
     engine: AnswerEngine, tokens_FQD: torch.Tensor, exchange: Exchange, num_frames: int
 ) -> str:
     content = [{"type": "video"}, {"type": "text", "text": exchange.question}]
-    question = Question(messages=[{"role": "user", "content": content}], videos=[tokens_FQD])
+    question = Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
     longest = _LONGEST_ANSWER + TOKENS_A_SCENE * min(num_frames, MOST_CAPTIONED)
     settings = GenerationSettings(max_new_tokens=longest)
     pieces = engine.stream(engine.read(question), settings)

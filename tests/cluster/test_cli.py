@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from encoded_video import write_video
+from pictures import exchanges_about, write_table
 from token_shards import sequence, write_token_shards
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -60,9 +61,9 @@ def test_verify_names_what_the_disk_changed(
     part.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     assert longva("verify", str(tmp_path)) == 1
     printed = capsys.readouterr().out
-    assert "2 of 2 videos are as written" in printed
+    assert "2 of 2 videos and images are as written" in printed
     assert f"of video {'b' * 32} does not match its digest" in printed
-    assert "1 of 2 videos are as written" in printed
+    assert "1 of 2 videos and images are as written" in printed
 
 
 def test_verify_reads_token_shards_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +103,17 @@ def test_every_command_lists_its_options(name: str, capsys: pytest.CaptureFixtur
     assert f"usage: longva {name}" in capsys.readouterr().out
 
 
+def test_ask_about_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    about_first = exchanges_about(write_table(tmp_path / "a picture.png"))[0]
+    assert longva("ask", "a picture.png", about_first.question) == 0
+    assert capsys.readouterr().out.strip() == about_first.answer
+    assert longva("verify", "outputs/shards") == 0
+    assert "1 of 1 videos and images are as written" in capsys.readouterr().out
+
+
 def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.parse(["dance"])
@@ -111,6 +123,6 @@ def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[s
 
 def test_the_recipe_gives_the_defaults_of_a_command() -> None:
     _, options = cli.parse(["ask", "a.mp4", "what?", "--recipe", "longva_7b"])
-    assert (options.video, options.question, options.encode.dtype) == ("a.mp4", "what?", "bfloat16")
+    assert (options.file, options.question, options.encode.dtype) == ("a.mp4", "what?", "bfloat16")
     _, options = cli.parse(["ask", "a.mp4", "what?", "--encode.micro-batch", "7"])
     assert (options.encode.micro_batch, options.encode.dtype) == (7, "float32")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from pictures import encoded, noise
 from repository import JOBS, PATIENCE_S, load_job
 from training_world import write_base, write_shards
 
@@ -27,11 +28,13 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user may have: text, a video of no bytes, a folder of nothing, a model, shards."""
+    """What a user may have: text, a video of no bytes, half an image, a folder of nothing, a model,
+    shards."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "empty").mkdir()
     (folder / "some.txt").write_text("a b c")
     (folder / "some.mp4").touch()
+    (folder / "cut.png").write_bytes(encoded(noise(60, 60))[:3000])
     write_shards(folder / "shards", write_base(folder / "model"))
     return folder
 
@@ -82,6 +85,9 @@ def test_a_job_finds_mistakes_before_it_starts_ray(
 
 COMMAND_MISTAKES = [
     ("ask PLACE/missing.mp4 what?", "missing.mp4 does not exist"),
+    ("ask PLACE/some.mp4 what?", r"some.mp4: is empty \(0 bytes\); nor is it an image"),
+    ("ask PLACE/some.txt what?", r"some.txt: is not a video .*begins with .*nor is it an image"),
+    ("ask PLACE/cut.png what?", "cut.png cannot be read"),
     ("ask PLACE/some.mp4 what? --model PLACE/no", "no model '.*/no' here"),
     ("ask PLACE/some.mp4 what? --recipe smollm2", "smollm2 has no LongVA weights"),
     ("demo PLACE/missing.mp4", "missing.mp4 does not exist"),

@@ -62,7 +62,7 @@ def ask(
     """
     text = prompt_text(record, config.decide)
     content = [{"type": "video"}, {"type": "text", "text": text}]
-    question = Question(messages=[{"role": "user", "content": content}], videos=[tokens_FQD])
+    question = Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
     prompt = engine.read(question)
     if record.options and config.decide != "generate":
         by_letter = config.decide == "letter"

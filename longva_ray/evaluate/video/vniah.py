@@ -158,4 +158,4 @@ class VniahWorker:
             frames += [needle_1QD, self._haystack_FQD[trial.place : trial.num_frames]]
         text = self._needles.questions[trial.needle]
         content = [{"type": "video"}, {"type": "text", "text": text}]
-        return Question(messages=[{"role": "user", "content": content}], videos=[torch.cat(frames)])
+        return Question(messages=[{"role": "user", "content": content}], items=[torch.cat(frames)])

@@ -52,7 +52,7 @@ def test_placeholders_of_endless_videos_are_never_made(tiny_checkpoint: str) -> 
 
 
 def test_an_answer_ends_at_the_limit(tiny_checkpoint: str, length: int) -> None:
-    question = Question(messages=MESSAGES, videos=[torch.zeros(3, 4, 128)])
+    question = Question(messages=MESSAGES, items=[torch.zeros(3, 4, 128)])
 
     def tokens_of_answer(limit: int | None) -> tuple[int, str | None]:
         engine = engine_of(tiny_checkpoint, limit)
@@ -66,7 +66,7 @@ def test_an_answer_ends_at_the_limit(tiny_checkpoint: str, length: int) -> None:
 
 def test_what_is_streamed_is_the_answer(tiny_checkpoint: str) -> None:
     engine = engine_of(tiny_checkpoint)
-    prompt = engine.read(Question(messages=MESSAGES, videos=[torch.zeros(3, 4, 128)]))
+    prompt = engine.read(Question(messages=MESSAGES, items=[torch.zeros(3, 4, 128)]))
     settings = GenerationSettings(max_new_tokens=9)
     pieces = list(engine.stream(prompt, settings))
     assert engine.answer(prompt, settings) == "".join(piece.text for piece in pieces) != ""
@@ -93,7 +93,7 @@ def test_a_question_before_its_video_is_answered_like_one_after_it(tiny_checkpoi
         said = [
             engine.answer(
                 engine.read(
-                    Question(messages=[{"role": "user", "content": order}], videos=[tokens_FQD])
+                    Question(messages=[{"role": "user", "content": order}], items=[tokens_FQD])
                 ),
                 settings,
             )

@@ -108,7 +108,7 @@ def about(url: str, question: str = QUESTION) -> list[dict[str, object]]:
 def expected_text(engine: AnswerEngine, tokens_FQD: torch.Tensor, max_new_tokens: int) -> str:
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
     prompt = engine.read(
-        Question(messages=[{"role": "user", "content": content}], videos=[tokens_FQD])
+        Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
     )
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
     return "".join(piece.text for piece in engine.stream(prompt, settings))
@@ -188,7 +188,7 @@ def test_scores_equal_the_models(url: str, engine: AnswerEngine, video: EncodedV
     )
     assert response.status_code == 200, response.text
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
-    question = Question(messages=[{"role": "user", "content": content}], videos=[video.tokens()])
+    question = Question(messages=[{"role": "user", "content": content}], items=[video.tokens()])
     expected = engine.score(engine.read(question), [*map(engine.answer_ids, answers)])
     for ours, reference in zip(response.json()["scores"], expected, strict=True):
         assert ours["logprob"] == pytest.approx(reference.logprob, abs=1e-3)
