@@ -57,7 +57,7 @@ def outcomes(
     worker = VniahWorker(subject, config, Darkness(), needles)  # type: ignore[arg-type]
     alone = plan_alone(len(drawn))
     for trial in alone:
-        (seen_FQD,) = worker._question(trial).videos
+        (seen_FQD,) = worker._question(trial).items
         assert torch.equal(seen_FQD, needles.tokens_KQD[trial.needle : trial.needle + 1])
     groups = [alone, *plan_groups(config, len(drawn))]
     return {key: o for group in groups for key, o in worker(group).items()}

@@ -92,9 +92,9 @@ def test_the_needle_is_an_extra_frame_at_its_depth(
 
     def embeds(trial: VniahTrial) -> torch.Tensor:
         question = tested._question(trial)
-        lengths = [video_FQD[..., 0].numel() for video_FQD in question.videos]
+        lengths = [video_FQD[..., 0].numel() for video_FQD in question.items]
         prompt_ids_T = tested._engine.prompt_ids(question.messages, lengths)
-        return embed_prompt(tested._engine._lm, prompt_ids_T, question.videos)[0]
+        return embed_prompt(tested._engine._lm, prompt_ids_T, question.items)[0]
 
     def visual_part(trial: VniahTrial) -> torch.Tensor:
         embeds_TD = embeds(trial)
