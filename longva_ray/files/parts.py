@@ -3,6 +3,7 @@
     <folder>/part-00000.arrow ...   Arrow IPC: a record batch for each row, and the key of the run
                                     in the schema's metadata
     <folder>/<manifest>             JSON, written last: every part is there, and how large it is
+    <folder>/held_out/...           the same for rows to validate on, where some are held out
 
 A `Kind` says what one kind of shards is called, `Shards` reads it, `PartWriter` writes it. Equal
 rows under an equal key give equal bytes. On a local disk a row is a view on mapped pages; from an
@@ -15,11 +16,14 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
 from longva_ray.files.folder import INCOMING, Folder
+
+HELD_OUT = "held_out"
+"""Folder of the rows that are held out, inside that of those that are trained on."""
 
 
 class Manifest(Protocol):
@@ -61,6 +65,8 @@ class Kind(Generic[ManifestT]):
     """The command that makes such shards."""
     again: str
     """What else helps, such as "prepare the text again"."""
+    hold_out: str
+    """The setting of that command that holds rows out, such as "--text.held-out"."""
 
     def is_complete(self, folder: Folder) -> bool:
         """Whether there is a manifest, which is written last."""
@@ -124,6 +130,18 @@ class Shards(Generic[ManifestT, RowT]):
 
     def __reduce__(self) -> tuple[type["Shards[ManifestT, RowT]"], tuple[str]]:
         return type(self), (self.place,)
+
+    def held_out(self) -> Self:
+        """The rows that were held out of these, to validate on.
+
+        Raises the kind's error where none were."""
+        folder = self._folder.inside(HELD_OUT)
+        if not self.kind.is_complete(folder):
+            raise self.kind.error(
+                f"{self.place} holds no rows out, so there is nothing to validate on; make shards "
+                f"with {self.kind.job} {self.kind.hold_out} N, or train without validate-every"
+            )
+        return type(self)(folder.place)
 
     def verify(self) -> Iterator[ValueError | None]:
         """Read every row: for each part what is wrong with it, or None.

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torch.distributed as dist
 
+from longva_ray.lm.right_tokens import right_tokens
 from longva_ray.lm.tiled_loss import tiled_sum
 
 logger = logging.getLogger(__name__)
@@ -98,9 +99,16 @@ class OutputLoss(torch.nn.Module):
         self._group = group
 
     def forward(
-        self, hidden_BLD: torch.Tensor, labels_BL: torch.Tensor, denominator: int
-    ) -> torch.Tensor:
-        return linear_cross_entropy(
+        self,
+        hidden_BLD: torch.Tensor,
+        labels_BL: torch.Tensor,
+        denominator: int,
+        *,
+        judge: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The loss; with `judge` also which labelled tokens of this rank are the likeliest: (1, L).
+        Both in one call, since divided weights are here no longer."""
+        loss = linear_cross_entropy(
             hidden_BLD,
             self.weight,
             labels_BL,
@@ -108,6 +116,9 @@ class OutputLoss(torch.nn.Module):
             group=self._group,
             denominator=denominator,
         )
+        if not judge:
+            return loss
+        return loss, right_tokens(hidden_BLD, self.weight, labels_BL, self.bias)
 
 
 class _WithValue(torch.autograd.Function):

@@ -54,6 +54,9 @@ class TrainConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
+    validate_every: int | None = None
+    """Steps between readings of the held-out rows (`--text.held-out`, `--images.held-out`), which
+    are also read after the last step; None, never. It changes nothing that is trained."""
     max_failures: int = 3
     """How many times lost workers are replaced and training goes on from the last checkpoint."""
     collective_timeout_s: int = 1800
@@ -73,6 +76,10 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.validate_every is not None and self.validate_every < 1:
+            raise ValueError(
+                f"validate_every must be at least 1 or None, got {self.validate_every}"
+            )
         for name in ("warmup_steps", "gpus_per_worker", "max_failures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -99,6 +106,11 @@ class TrainConfig:
     def data_size(self) -> int:
         """How many rings train next to each other."""
         return self.num_workers // self.ring_size
+
+    def validates_after(self, step: int) -> bool:
+        """Whether the held-out rows are read after so many steps."""
+        every = self.validate_every
+        return every is not None and (step % every == 0 or step == self.steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

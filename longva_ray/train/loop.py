@@ -9,9 +9,11 @@ step carry the number of labels, by which the loss is divided, and whether anybo
 
 A loss or gradient that is not finite ends the run before anything is saved: what is saved is good.
 
-What it does not do: evaluate, or read ahead while the device computes.
+Held-out rows are read between two steps, where the settings say so, and change nothing that is
+trained. What the loop does not do: read ahead while the device computes.
 """
 
+import dataclasses
 import logging
 import math
 import time
@@ -33,6 +35,7 @@ from longva_ray.train.records import Outcome, StepRecord
 from longva_ray.train.schedule import learning_rate
 from longva_ray.train.speed import matmul_peak
 from longva_ray.train.stage import DTYPES, MicroBatch, Stage
+from longva_ray.train.sums import sum_over_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,9 @@ def run(
     for step in range(start, config.steps):
         with _named_waits(mesh, step + 1, config.collective_timeout_s):
             record = _train_step(stage, engine, config, device, link, step)
+            if math.isfinite(record.grad_norm) and config.validates_after(record.step):
+                link.doing(f"reads the held-out rows after step {record.step}")
+                record = dataclasses.replace(record, held_out=_validate(stage, engine))
             stop = _stop_requested(link, device)
         if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
             message = f"step {record.step}: loss {record.loss}, gradient norm {record.grad_norm}"
@@ -155,20 +161,23 @@ def _totals(batches: list[MicroBatch], device: torch.device) -> torch.Tensor:
         sum(batch.num_tokens for batch in batches),
         sum(batch.flops for batch in batches),
     ]
-    return _sum_over_ranks(sums, device)
+    return sum_over_ranks(sums, device)
+
+
+@torch.no_grad()
+def _validate(stage: Stage, engine: Engine) -> dict[str, float]:
+    """What the stage says of its held-out rows under the weights of now."""
+    engine.module.eval()
+    try:
+        return stage.validate(engine)
+    finally:
+        engine.module.train()
 
 
 def _stop_requested(link: Link, device: torch.device) -> bool:
     """Whether any rank was asked to stop; all get the same answer. Asked after a step, so that a
     request is heard before another long step begins."""
-    return bool(_sum_over_ranks([link.stop_requested()], device))
-
-
-def _sum_over_ranks(values: list[float], device: torch.device) -> torch.Tensor:
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    return sums.cpu()
+    return bool(sum_over_ranks([link.stop_requested()], device))
 
 
 def _publish(stage: Stage, engine: Engine, link: Link, mesh: RingMesh) -> None:

@@ -1,6 +1,7 @@
 """Which rows belong to which optimizer step: a function of seed and step, and of nothing else.
 
     step, seed, number of rows -> the row indices of that step, for one ring
+    number of rows             -> the batches in which one ring reads all of them once, in order
 
 Every epoch goes through all rows once, in a new order. No position has to be stored or
 iterated to: a run that continues at step 700 computes the rows of step 700. The rows of a step are
@@ -28,6 +29,19 @@ def rows_of_step(
     first = step * rows_per_step
     mine = range(first + data_rank, first + rows_per_step, data_size)
     return list(_permuted(mine, num_rows, seed))
+
+
+def batches_in_order(
+    num_rows: int, *, rows_per_batch: int, data_rank: int, data_size: int
+) -> list[list[int | None]]:
+    """Row indices of the batches that ring `data_rank` of `data_size` reads, so that together the
+    rings read every row once. All have as many batches, and each batch as many rows: where rows
+    have run out stands None."""
+    abreast = data_size * rows_per_batch
+    places = range(-(-num_rows // abreast) * abreast)
+    rows = [place if place < num_rows else None for place in places]
+    first = data_rank * rows_per_batch
+    return [rows[start : start + rows_per_batch] for start in range(first, len(rows), abreast)]
 
 
 def _permuted(places: range, num_rows: int, seed: int) -> Iterator[int]:

@@ -4,6 +4,7 @@ Both cross process boundaries, so they hold plain numbers and text.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 
@@ -26,6 +27,9 @@ class StepRecord:
     seconds: float
     memory_gib: float
     """Peak of rank 0: device memory, or host memory of a CPU worker."""
+    held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Measures of the held-out rows after this step (`stage.Stage.validate`); empty after a step
+    that reads none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ continued exactly.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,14 @@ class Stage(Protocol):
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step: as many on every rank."""
+        ...
+
+    def validate(self, run: Callable[..., Any]) -> dict[str, float]:
+        """Measures of the held-out rows by name, `loss` among them; the same on all ranks.
+
+        Called on all ranks after a step, in evaluation mode and without gradients. `run` calls the
+        module, equally often on every rank.
+        """
         ...
 
     def check(self) -> None:

@@ -28,6 +28,12 @@ class LocalLink(Link):
     def losses(self) -> dict[int, float]:
         return {step: record.loss for step, record in self.records.items()}
 
+    @property
+    def held_out(self) -> dict[int, dict[str, float]]:
+        """What was measured on held-out rows, after which steps."""
+        found = {step: dict(record.held_out) for step, record in self.records.items()}
+        return {step: measures for step, measures in found.items() if measures}
+
     def stop_requested(self) -> bool:
         return self._stop_at is not None and len(self.records) + 1 == self._stop_at
 

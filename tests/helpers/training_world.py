@@ -12,6 +12,7 @@ from byte_tokenizer import BYTE_VOCABULARY_SIZE, byte_tokenizer
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from longva_ray.data.text.shards import TokenSequence, TokenShardsMetadata, TokenShardWriter
+from longva_ray.files.parts import HELD_OUT
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.lm.tiled_mlp import tile_mlps
 from longva_ray.ring.mesh import RingMesh
@@ -41,9 +42,13 @@ def write_base(folder: Path, *, tied: bool = True) -> str:
     return str(folder)
 
 
-def write_shards(folder: Path, base: str, *, num_rows: int = 13) -> str:
+def write_shards(
+    folder: Path, base: str, *, num_rows: int = 13, num_held_out: int = 0, seed: int = 0
+) -> str:
     """Rows of three documents each, unequal in length, every other row with padding."""
-    rng = np.random.default_rng(0)
+    if num_held_out:
+        write_shards(folder / HELD_OUT, base, num_rows=num_held_out, seed=seed + 1)
+    rng = np.random.default_rng(seed)
     rows = []
     for row in range(num_rows):
         padding = 5 * (row % 2)

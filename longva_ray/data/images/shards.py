@@ -85,6 +85,11 @@ class VisionRow:
         )
 
 
+def unlabelled(row: VisionRow) -> VisionRow:
+    """The same tokens and grids, none of them a label."""
+    return dataclasses.replace(row, is_label_T=np.zeros_like(row.is_label_T))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VisionPart:
     """One file of vision shards."""
@@ -149,6 +154,7 @@ VISION_SHARDS = Kind(
     error=VisionShardError,
     job="jobs/prepare_images.py",
     again="prepare the images again",
+    hold_out="--images.held-out",
 )
 
 

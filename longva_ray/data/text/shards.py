@@ -91,6 +91,13 @@ def unmark(marked_ids: TokenIds) -> TokenIds:
     return np.maximum(marked_ids, ~marked_ids) if (marked_ids < 0).any() else marked_ids
 
 
+def unlabelled(sequence: TokenSequence) -> TokenSequence:
+    """The same tokens, none of them a label."""
+    ids_T = sequence.input_ids_T
+    every = np.ones(len(ids_T), np.bool_)
+    return dataclasses.replace(sequence, marked_ids_T=mark_read_only(ids_T, every))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TokenPart:
     """One file of token shards."""
@@ -157,6 +164,7 @@ TOKEN_SHARDS = Kind(
     error=TokenShardError,
     job="jobs/prepare_text.py",
     again="prepare the text again",
+    hold_out="--text.held-out",
 )
 
 

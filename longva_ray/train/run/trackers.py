@@ -176,6 +176,8 @@ class Trackers:
     def log(self, record: StepRecord) -> None:
         values: dict[str, float] = dataclasses.asdict(record)
         step = int(values.pop("step"))
+        del values["held_out"]
+        values |= {f"held_out_{name}": value for name, value in record.held_out.items()}
         values["tokens_per_second"] = record.tokens / record.seconds
         if self._last is None or step <= self._last:
             self._rewind(step)

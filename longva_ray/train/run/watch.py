@@ -55,6 +55,7 @@ class Watch:
         self._config = config
         self._name = name
         self._records: list[StepRecord] = []
+        self._held_out = ""
         self._signals = 0
         self._trackers = Trackers(
             folder, config.trackers, name=name, settings=dataclasses.asdict(config)
@@ -95,7 +96,10 @@ class Watch:
             if len(self._records) == 2:  # the first one warms up
                 self._warn_of_short_stops(record)
             rate = record.tokens / record.seconds
-            note = f"loss {record.loss:.4f}, {rate:,.0f} tokens/s, {record.memory_gib:.1f} GiB"
+            if record.held_out:
+                self._held_out = f" (held out {record.held_out['loss']:.4f})"
+            loss = f"loss {record.loss:.4f}{self._held_out}"
+            note = f"{loss}, {rate:,.0f} tokens/s, {record.memory_gib:.1f} GiB"
             self._progress.reach(record.step, note)
             if record.step % self._config.checkpoint_every == 0:
                 self._publish()

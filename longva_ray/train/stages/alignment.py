@@ -20,6 +20,7 @@ in this share, 2 the grid of one and its number there, D width.
 
 import dataclasses
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, PreTrainedModel
 
-from longva_ray.data.images.shards import VisionRow, VisionShards
+from longva_ray.data.images.shards import VisionRow, VisionShards, unlabelled
 from longva_ray.lm.load import load_longva, load_longva_config
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.processor import LongVAProcessor
@@ -40,8 +41,10 @@ from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.settings.training import AlignConfig
+from longva_ray.train.order import batches_in_order
 from longva_ray.train.speed import training_flops
 from longva_ray.train.stage import DTYPES, MicroBatch
+from longva_ray.train.stages.answer_tally import AnswerTally
 from longva_ray.train.stages.language import LanguageLoss, LanguageStage, ring_hidden
 from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.frame_encoder import grid_and_patch_side
@@ -83,7 +86,10 @@ class AlignmentLoss(LanguageLoss):
         visual: VisualShare,
         ring: Ring,
         denominator: int,
-    ) -> torch.Tensor:
+        *,
+        judge: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The loss, with `judge` also which tokens are right (`lm.loss.OutputLoss`)."""
         language_model = self.model.language_model
         tokens_GKD = torch.cat([self._encode(grids_GYXC) for grids_GYXC in visual.batches])
         tokens_SD = self.model.frame_encoder.arrange(tokens_GKD, visual.source_S2)
@@ -92,7 +98,7 @@ class AlignmentLoss(LanguageLoss):
         # Without a visual token too: what every rank runs forward it must also run backward.
         embeds_BLD = fill(embeds_BLD, mask_BL, [tokens_SD])
         hidden_BLD = ring_hidden(language_model, ring, inputs_embeds=embeds_BLD)
-        return self.output(hidden_BLD, labels_BL, denominator)
+        return self.output(hidden_BLD, labels_BL, denominator, judge=judge)
 
     def _encode(self, grids_GYXC: torch.Tensor) -> torch.Tensor:
         encode = self.model.frame_encoder.grid_tokens
@@ -168,16 +174,37 @@ class AlignmentStage(LanguageStage[AlignConfig, LongVAForConditionalGeneration, 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         mesh = self.mesh()
         rows = [self.rows(step, data_rank) for data_rank in range(mesh.data_size)]
-        runs = [self._encoder_runs(abreast, mesh.ring_size) for abreast in zip(*rows, strict=True)]
+        runs = [self._encoder_runs(self.shards, abreast) for abreast in zip(*rows, strict=True)]
         return [
             self._micro_batch(self.shards[row], num_runs)
             for row, num_runs in zip(rows[mesh.data_rank], runs, strict=True)
         ]
 
-    def _encoder_runs(self, rows: tuple[int, ...], ring_size: int) -> int:
-        """How often the encoder runs for rows that are trained on side by side: never less than any
-        rank needs, and the same for all."""
-        data = self.shards.metadata
+    def validate(self, run: Callable[..., Any]) -> dict[str, float]:
+        """`loss` of the held-out answers, and how many of them the model would give
+        (`answer_tally`)."""
+        mesh, shards = self.mesh(), self.held_out()
+        tally = AnswerTally(mesh, self.device)
+        rings = [
+            batches_in_order(
+                len(shards), rows_per_batch=1, data_rank=data_rank, data_size=mesh.data_size
+            )
+            for data_rank in range(mesh.data_size)
+        ]
+        for abreast in zip(*rings, strict=True):
+            rows = [number for (number,) in abreast if number is not None]
+            (mine,) = abreast[mesh.data_rank]
+            row = unlabelled(shards[rows[0]]) if mine is None else shards[mine]
+            batch = self._micro_batch(row, self._encoder_runs(shards, rows))
+            loss, right_BL = run(**batch.inputs, denominator=1, judge=True)
+            layout = batch.inputs["ring"].layout
+            tally.add(float(loss), right_BL, torch.tensor(row.is_label_T), layout)
+        return tally.measures()
+
+    def _encoder_runs(self, shards: VisionShards, rows: Sequence[int]) -> int:
+        """How often the encoder runs for rows that are read side by side: never less than any rank
+        needs, and the same for all."""
+        data, ring_size = shards.metadata, self.mesh().ring_size
         most = 0
         for row in rows:
             chunk = -(-data.row_tokens[row] // (2 * ring_size))

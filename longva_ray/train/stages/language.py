@@ -13,9 +13,9 @@ Shapes: T tokens of a row, L tokens on this rank, D width.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -59,6 +59,7 @@ class Shards(Protocol):
     @property
     def metadata(self) -> Manifest: ...
     def __len__(self) -> int: ...
+    def held_out(self) -> Self: ...
 
 
 def ring_hidden(
@@ -92,6 +93,7 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
         self.config = config
         self.base = base
         self.shards = shards
+        self._held_out = None if config.validate_every is None else shards.held_out()
         self.device = torch.device("cpu")
         self._model: ModelT | None = None
         self._mesh: RingMesh | None = None
@@ -118,6 +120,9 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
     @abc.abstractmethod
     def micro_batches(self, step: int) -> list[MicroBatch]: ...
 
+    @abc.abstractmethod
+    def validate(self, run: Callable[..., Any]) -> dict[str, float]: ...
+
     def language_model(self) -> PreTrainedModel:
         """The part of the model that attends over the ring."""
         return self.model()
@@ -142,6 +147,11 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
     def mesh(self) -> RingMesh:
         assert self._mesh is not None, "build comes first"
         return self._mesh
+
+    def held_out(self) -> ShardsT:
+        """The rows that are validated on."""
+        assert self._held_out is not None, "validate_every is not set"
+        return self._held_out
 
     def check(self) -> None:
         assert_rope(self.language_model(), self.language_model().config)

@@ -11,7 +11,7 @@ Shapes: T tokens of all rows of a batch, L tokens on this rank, D width.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from longva_ray.data.text.shards import TokenSequence, TokenShards
+from longva_ray.data.text.shards import TokenSequence, TokenShards, unlabelled
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.language_model import language_config, load_language_model
 from longva_ray.lm.weights import check_readable, checkpoint_folder
@@ -28,9 +28,11 @@ from longva_ray.ring.attention import Ring
 from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.settings.training import ExtendConfig
+from longva_ray.train.order import batches_in_order
 from longva_ray.train.speed import training_flops
 from longva_ray.train.stage import DTYPES, MicroBatch
 from longva_ray.train.stages.language import LanguageLoss, LanguageStage, ring_hidden
+from longva_ray.train.sums import sum_over_ranks
 
 
 class TextLoss(LanguageLoss):
@@ -64,11 +66,13 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
             check_readable(checkpoint_folder(self.base))
         self.shards.check_tokenizer(load_tokenizer(self.base))
         vocabulary = language_config(self.base).vocab_size
-        if data.largest_id >= vocabulary:
-            raise ValueError(
-                f"{self.shards.place} holds token {data.largest_id} but {self.base} has "
-                f"{vocabulary} words; prepare the shards with this model's tokenizer"
-            )
+        for shards in (self.shards, self._held_out or self.shards):
+            largest = shards.metadata.largest_id
+            if largest >= vocabulary:
+                raise ValueError(
+                    f"{shards.place} holds token {largest} but {self.base} has {vocabulary} words; "
+                    "prepare the shards with this model's tokenizer"
+                )
 
     def load(self) -> PreTrainedModel:
         settings = self.config
@@ -99,6 +103,23 @@ class TextStage(LanguageStage[ExtendConfig, PreTrainedModel, TokenShards]):
         rows, size = self.rows(step, self.mesh().data_rank), self.config.rows_per_batch
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         return [self._micro_batch([self.shards[row] for row in batch]) for batch in batches]
+
+    def validate(self, run: Callable[..., Any]) -> dict[str, float]:
+        """`loss`: mean over all labelled tokens of the held-out rows, in nats."""
+        shards, mesh = self.held_out(), self.mesh()
+        batches = batches_in_order(
+            len(shards),
+            rows_per_batch=self.config.rows_per_batch,
+            data_rank=mesh.data_rank,
+            data_size=mesh.data_size,
+        )
+        loss, num_labels = 0.0, 0
+        for rows in batches:
+            read = [unlabelled(shards[0]) if row is None else shards[row] for row in rows]
+            batch = self._micro_batch(read)
+            loss += float(run(**batch.inputs, denominator=1))  # over all ranks already
+            num_labels += batch.num_labels
+        return {"loss": loss / float(sum_over_ranks([num_labels], self.device)[0])}
 
     def _micro_batch(self, rows: Sequence[TokenSequence]) -> MicroBatch:
         """This rank's share of some rows, one after the other."""

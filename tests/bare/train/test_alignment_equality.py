@@ -11,6 +11,8 @@ from local_link import train_locally
 from vision_world import settings, write_base, write_samples, write_shards
 from worker_pool import WorkerPool
 
+from longva_ray.data.images.shards import VisionShards
+from longva_ray.files.parts import HELD_OUT
 from longva_ray.lm.load import load_longva
 from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.vision.encoding import Encoding
@@ -22,13 +24,14 @@ pytestmark = pytest.mark.skipif(
 
 def align(
     group: dist.ProcessGroup | None, folder: Path, name: str, changes: dict[str, Any]
-) -> dict[int, float]:
-    """Job: train to the end as one rank of the whole world; the losses that rank 0 recorded."""
-    config = settings(steps=3, betas=(0.9, 0.95), **changes)
+) -> tuple[dict[int, float], dict[int, dict[str, float]]]:
+    """Job: train to the end as one rank of the whole world; the losses that rank 0 recorded, and
+    what it said of the held-out rows."""
+    config = settings(steps=3, betas=(0.9, 0.95), validate_every=2, **changes)
     stage = AlignmentStage(config, base=str(folder / "base"), shards=str(folder / "shards"))
     outcome, link = train_locally(stage, config, folder / name)
     assert outcome.status == "finished", outcome.message
-    return link.losses
+    return link.losses, link.held_out
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,9 @@ def test_divided_weights_train_as_whole_ones(
     base = write_base(tmp_path / "base", encoding, kind)
     samples = write_samples(tmp_path / "data")
     write_shards(tmp_path / "shards", base, samples, row_tokens=row_tokens)
+    held_out = tmp_path / "shards" / HELD_OUT
+    write_shards(held_out, base, samples, row_tokens=row_tokens + 50)
+    assert len(VisionShards(held_out)) == 3, "no whole number for two rings"
     rates = {"projector_learning_rate": 5e-3, "train": train}
     divided = {
         "zero_stage": 3,
@@ -52,9 +58,12 @@ def test_divided_weights_train_as_whole_ones(
         "num_workers": 4,
         "ring_size": ring,
     }
-    losses, *_ = pool.run(align, 4, tmp_path, "divided", rates | divided)
-    alone = align(None, tmp_path, "alone", rates)
+    (losses, held_out), *_ = pool.run(align, 4, tmp_path, "divided", rates | divided)
+    alone, held_out_alone = align(None, tmp_path, "alone", rates)
     assert losses == pytest.approx(alone, abs=1e-4)
+    assert sorted(held_out) == sorted(held_out_alone) == [2, 3]
+    for step, measures in held_out_alone.items():
+        assert held_out[step] == pytest.approx(measures, abs=1e-4)
     before, after, expected = (
         load_longva(place, dtype=torch.float32)[0].state_dict()
         for place in (base, tmp_path / "divided" / "final", tmp_path / "alone" / "final")

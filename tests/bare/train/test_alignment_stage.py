@@ -1,11 +1,15 @@
 """The alignment stage: plain transformers' losses and gradients, whatever is packed or divided."""
 
+import itertools
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from local_link import train_locally
 from transformers import AutoModelForImageTextToText
 from vision_world import (
     conversation,
@@ -19,6 +23,7 @@ from vision_world import (
 from worker_pool import WorkerPool
 
 from longva_ray.data.images.shards import VisionRow, VisionShards
+from longva_ray.files.parts import HELD_OUT
 from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.load import load_longva
 from longva_ray.lm.longva import LongVAForConditionalGeneration
@@ -29,6 +34,7 @@ from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.vision.anyres import NEWLINE
 
 CPU = torch.device("cpu")
+STEPS_TO_LEARN = 10
 
 
 WORDS = "frame_encoder.projector.words.embeddings_WD"
@@ -53,23 +59,29 @@ def built(config: AlignConfig, world: Path) -> tuple[AlignmentStage, torch.nn.Mo
     return stage, stage.build(make_mesh(ring_size=config.ring_size), CPU)
 
 
-def plain_losses(world: Path, model: LongVAForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """For each sample the sum of losses of its answers: transformers' own forward pass, by SDPA, on
-    this sample alone."""
-    shards, losses = VisionShards(str(world / "shards")), {}
-    for row in (shards[index] for index in range(len(shards))):
+def plain_scores(
+    world: Path, model: LongVAForConditionalGeneration
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """For each sample, scores of its tokens 1 .. T-1, their ids, and whether they are trained on:
+    transformers' own forward pass, by SDPA, on this sample alone."""
+    for row in VisionShards(str(world / "shards")):
         start = shown = 0
-        for name, length in zip(row.sample_ids, row.document_lengths, strict=True):
+        for length in row.document_lengths:
             ids = torch.tensor(row.input_ids_T[start : start + length])[None].long()
             trained = torch.tensor(row.is_label_T[start : start + length])
             num_tokens = int((ids == model.config.image_token_id).sum())
             images = images_of(row, slice(shown, shown + num_tokens)) if num_tokens else {}
-            logits = model(input_ids=ids, **images).logits[0, :-1]
-            losses[name] = torch.nn.functional.cross_entropy(
-                logits[trained[1:]], ids[0, 1:][trained[1:]], reduction="sum"
-            )
+            yield model(input_ids=ids, **images).logits[0, :-1], ids[0, 1:], trained[1:]
             start, shown = start + length, shown + num_tokens
-    return losses
+
+
+def plain_loss(world: Path, model: LongVAForConditionalGeneration) -> torch.Tensor:
+    """Mean over the answers' tokens of all samples."""
+    losses = [
+        torch.nn.functional.cross_entropy(scores[trained], ids[trained], reduction="sum")
+        for scores, ids, trained in plain_scores(world, model)
+    ]
+    return torch.stack(losses).sum() / VisionShards(str(world / "shards")).metadata.num_trained
 
 
 def images_of(row: VisionRow, tokens: slice) -> dict[str, torch.Tensor]:
@@ -86,10 +98,7 @@ def plain_step(world: Path) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of all samples as one step."""
     model, _ = load_longva(world / "base", dtype=torch.float32, attn_implementation="sdpa")
     model.train()
-    loss = (
-        sum(plain_losses(world, model).values())
-        / VisionShards(str(world / "shards")).metadata.num_trained
-    )
+    loss = plain_loss(world, model)
     loss.backward()
     return float(loss.detach()), gradients(model)
 
@@ -119,6 +128,33 @@ def test_packed_rows_are_the_samples_alone(world: Path) -> None:
     assert found.keys() == expected_gradients.keys()
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_held_out_answers_are_judged_as_by_transformers(world: Path, tmp_path: Path) -> None:
+    """After some steps on the very answers, so that some of them are right; each sample alone by
+    transformers' own forward pass."""
+    (tmp_path / "base").symlink_to(world / "base")
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    shutil.copytree(world / "shards", tmp_path / "shards" / HELD_OUT)
+    config = settings(steps=STEPS_TO_LEARN, sequences_per_step=4, validate_every=STEPS_TO_LEARN)
+    stage = AlignmentStage(config, base=str(world / "base"), shards=str(tmp_path / "shards"))
+    _, link = train_locally(stage, config, tmp_path / "run")
+    found = link.held_out[STEPS_TO_LEARN]
+    place = tmp_path / "run" / "final"
+    model, _ = load_longva(place, dtype=torch.float32, attn_implementation="sdpa")
+    tokens, answers = [], []
+    with torch.no_grad():
+        assert found["loss"] == pytest.approx(float(plain_loss(world, model)), rel=1e-4)
+        for scores, ids, trained in plain_scores(world, model):
+            right = (scores.argmax(dim=-1) == ids).tolist()
+            tokens += [r for r, is_trained in zip(right, trained, strict=True) if is_trained]
+            pairs = zip(trained.tolist(), right, strict=True)
+            runs = itertools.groupby(pairs, lambda pair: pair[0])
+            answers += [all(r for _, r in run) for is_trained, run in runs if is_trained]
+    assert len(answers) == 6
+    assert found["token_accuracy"] == sum(tokens) / len(tokens)
+    assert found["answer_accuracy"] == sum(answers) / len(answers)
+    assert 0 < found["answer_accuracy"] < found["token_accuracy"] < 1
 
 
 def divided(
@@ -237,7 +273,7 @@ def test_the_encoder_runs_equally_often_everywhere(tmp_path: Path) -> None:
     # As micro-batches of one ring, one after the other, each runs as often as it must.
     counts = sorted(len(batch.inputs["visual"].batches) for batch in stage.micro_batches(0))
     assert counts == [1, 13]
-    assert stage._encoder_runs((0, 1), 1) == 13
+    assert stage._encoder_runs(stage.shards, (0, 1)) == 13
     step_losses(stage, module)
     for name, parameter in stage.model().frame_encoder.named_parameters():
         assert parameter.grad is not None, name

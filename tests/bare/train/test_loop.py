@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 import training_world
 import vision_world
-from local_link import train_locally
+from local_link import LocalLink, train_locally
 
+from longva_ray.files.parts import HELD_OUT
 from longva_ray.lm.load import load_longva
 from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.train.stages.text import TextStage
@@ -33,22 +34,29 @@ def test_a_stopped_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     base = vision_world.write_base(tmp_path / "base")
     samples = vision_world.write_samples(tmp_path / "data")
     shards = vision_world.write_shards(tmp_path / "shards", base, samples)
-    config = vision_world.settings(schedule="cosine", warmup_steps=1, steps=6, checkpoint_every=4)
+    vision_world.write_shards(tmp_path / "shards" / HELD_OUT, base, samples)
+    config = vision_world.settings(
+        schedule="cosine", warmup_steps=1, steps=6, checkpoint_every=4, validate_every=2
+    )
 
-    def run(name: str, stop_at: int | None = None) -> tuple[str, dict[int, float]]:
+    def run(name: str, stop_at: int | None = None) -> tuple[str, LocalLink]:
         stage = AlignmentStage(config, base=base, shards=shards)
         outcome, link = train_locally(stage, config, tmp_path / name, stop_at=stop_at)
-        return outcome.status, link.losses
+        return outcome.status, link
 
-    status, whole = run("whole")
+    status, link = run("whole")
     assert status == "finished"
+    whole = link.losses
     assert len(whole) == 6
     status, first = run("parts", stop_at=3)
     assert status == "stopped"
     status, second = run("parts")
     assert status == "finished"
-    assert sorted(first) == [1, 2, 3]
-    assert {**first, **second} == whole
+    assert sorted(first.losses) == [1, 2, 3]
+    assert {**first.losses, **second.losses} == whole
+    assert sorted(first.held_out) == [2]
+    assert {**first.held_out, **second.held_out} == link.held_out
+    assert sorted(link.held_out) == [2, 4, 6]
     one, other = (
         load_longva(tmp_path / name / "final", dtype=torch.float32)[0].state_dict()
         for name in ("whole", "parts")

@@ -9,6 +9,7 @@ from training_world import ROW_TOKENS, settings, write_base, write_shards
 from transformers import AutoModelForCausalLM
 
 from longva_ray.data.text.shards import TokenShardError, TokenShards
+from longva_ray.files.parts import HELD_OUT
 from longva_ray.lm.language_model import load_language_model
 from longva_ray.lm.rope import assert_rope
 from longva_ray.ring.mesh import make_mesh
@@ -26,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, base: str) -> str:
-    return write_shards(tmp_path_factory.mktemp("shards"), base)
+    return write_shards(tmp_path_factory.mktemp("shards"), base, num_held_out=3)
 
 
 def alone(**changes: object) -> ExtendConfig:
@@ -47,22 +48,43 @@ def test_loss_and_labels_are_those_of_transformers(base: str, shards: str, maske
     (batch,) = stage.micro_batches(0)
     loss = module(**batch.inputs, denominator=batch.num_labels)
 
+    ids = batch.inputs["input_ids_BL"]
+    rows = [ids[:, start : start + ROW_TOKENS] for start in (0, ROW_TOKENS)]
+    expected, count = plain_loss(stage, base, shards, rows, masked)
+    assert batch.num_labels == count
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 2])
+def test_the_held_out_loss_is_that_of_transformers(
+    base: str, shards: str, rows_per_batch: int
+) -> None:
+    """Of all three rows, the last batch of two being filled with one that counts for nothing."""
+    stage, module = built(alone(validate_every=1, rows_per_batch=rows_per_batch), base, shards)
+    held_out = f"{shards}/{HELD_OUT}"
+    rows = [torch.from_numpy(row.input_ids_T.copy())[None].long() for row in TokenShards(held_out)]
+    expected, _ = plain_loss(stage, base, held_out, rows, True)
+    with torch.no_grad():
+        assert stage.validate(module) == {"loss": pytest.approx(expected, rel=1e-5)}
+
+
+def plain_loss(
+    stage: TextStage, base: str, shards: str, rows: list[torch.Tensor], masked: bool
+) -> tuple[float, int]:
+    """Mean loss and number of labels of some rows (1, T), by transformers on each span alone."""
     plain = AutoModelForCausalLM.from_pretrained(base, attn_implementation="sdpa")
     plain.config.rope_parameters["rope_theta"] = 1e5
     plain = type(plain)(plain.config)
     plain.load_state_dict(stage.model().state_dict())
     total, count = 0.0, 0
-    ids = batch.inputs["input_ids_BL"]
-    for row in range(2):
-        tokens = ids[:, row * ROW_TOKENS : (row + 1) * ROW_TOKENS]
+    for tokens in rows:
         for start, stop in spans(shards, tokens, masked):
             piece = tokens[:, start:stop]
             with torch.no_grad():
                 scores = plain(piece).logits[0, :-1]
             total += float(torch.nn.functional.cross_entropy(scores, piece[0, 1:], reduction="sum"))
             count += stop - start - 1
-    assert batch.num_labels == count
-    assert float(loss) == pytest.approx(total / count, rel=1e-5)
+    return total / count, count
 
 
 def spans(shards: str, tokens: torch.Tensor, masked: bool) -> list[tuple[int, int]]:
@@ -140,6 +162,10 @@ def test_misfits_are_refused_before_anything_starts(base: str, shards: str, tmp_
     TextStage(alone(from_scratch=True), base=str(damaged), shards=shards).check_inputs()
     with pytest.raises(TokenShardError):
         TextStage(alone(), base=base, shards=str(tmp_path))
+    with pytest.raises(
+        TokenShardError, match=r"holds no rows out.*prepare_text.py --text.held-out"
+    ):
+        TextStage(alone(validate_every=2), base=base, shards=f"{shards}/{HELD_OUT}")
     with pytest.raises(ValueError, match="ring_size must divide num_workers"):
         settings(num_workers=3, ring_size=2)
     with pytest.raises(ValueError, match="multiple of rings"):

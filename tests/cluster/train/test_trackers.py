@@ -12,7 +12,7 @@ from longva_ray.train.records import StepRecord
 from longva_ray.train.run.trackers import METRICS, MOST_FAILURES, Trackers
 
 
-def record(step: int, loss: float) -> StepRecord:
+def record(step: int, loss: float, held_out: dict[str, float] | None = None) -> StepRecord:
     return StepRecord(
         step=step,
         loss=loss,
@@ -23,6 +23,7 @@ def record(step: int, loss: float) -> StepRecord:
         flops=1.0,
         seconds=2.0,
         memory_gib=0.5,
+        held_out=held_out or {},
     )
 
 
@@ -36,14 +37,18 @@ def test_each_step_stands_once(tmp_path: Path) -> None:
         with (tmp_path / METRICS).open("a") as file:
             file.write('{"step": 6, "lo')  # what a kill cuts off
     with Trackers(tmp_path, ("tensorboard",), name="run", settings={}) as trackers:
-        trackers.log(record(7, 37))
+        trackers.log(record(7, 37, {"loss": 38.0}))
     wanted = [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25), (6, 26), (7, 37)]
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == wanted
     assert lines[-1]["tokens_per_second"] == 5.0
+    assert lines[-1]["held_out_loss"] == 38.0
+    assert lines[-2].keys() == lines[-1].keys() - {"held_out_loss"}
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == wanted
+    (event,) = events.Scalars("train/held_out_loss")
+    assert (event.step, event.value) == (7, 38.0)
 
 
 def test_mlflow_keeps_the_first_value_of_a_step(
