@@ -12,6 +12,9 @@ A packet that fails to decode, a picture that the decoder marks as damaged, or o
 is an error, because every later picture up to the next key frame is built on it. Wrong pixels that
 decode without an error cannot be told from right ones.
 
+Some files call every frame a key frame: an AVI without an index, for example. What the decoder says
+about the first picture of a run shows it; then the file is decoded from its beginning.
+
 Shapes: F frames, K packets in decoding order, Y rows, X columns, C colour channels.
 """
 
@@ -34,6 +37,16 @@ if TYPE_CHECKING:
 EXTRA_GROUPS = 8
 """Key frames further back from which a frame that came out broken is decoded once more."""
 
+_REFER_TO_OTHERS = (2, 3, 4)
+"""PyAV's types of pictures that cannot be decoded alone: P, B and S."""
+
+_MARK_MISSING = ("h264", "hevc")
+"""Decoders that mark a picture as damaged when those it refers to are missing."""
+
+
+class _FalseKeyError(VideoError):
+    """A frame that the file calls a key frame refers to others."""
+
 
 def pyav_frames(
     canvas: Canvas, frame_index_F: npt.NDArray[np.int64], *, num_threads: int
@@ -45,14 +58,16 @@ def pyav_frames(
     done = 0
     # With intra refresh, pictures only become whole within a group after what the file calls a key
     # frame. Then decoding starts some groups earlier; if that does not help, the file is damaged.
-    for extra_groups in (0, EXTRA_GROUPS):
+    # Only where the key frames are false does it start at the first one.
+    all_groups = len(canvas.info.packets.pts_K)
+    for extra_groups in (0, EXTRA_GROUPS, all_groups):
         try:
             for frame_YXC in _decode(canvas, frame_index_F[done:], extra_groups, num_threads):
                 yield frame_YXC
                 done += 1
             return
-        except VideoError:
-            if extra_groups:
+        except VideoError as error:
+            if extra_groups and not isinstance(error, _FalseKeyError):
                 raise
 
 
@@ -145,6 +160,8 @@ class _Decoding:
         self._key_pts = packets.pts_K[key_positions(packets, frame_index_F)].tolist()
         self._next = 0
         self._is_running = False
+        self._first_pts = int(packets.pts_K[packets.is_key_K.argmax()])
+        self._run_pts = self._first_pts
         # Pictures shown before the key frame of a run's first chosen frame depend on pictures that
         # are not decoded. They may fail, and are ignored.
         self._whole_from = 0
@@ -162,6 +179,7 @@ class _Decoding:
         assert packet.pts is not None
         if not self._is_running:
             self._is_running, self._whole_from = True, self._key_pts[self._next]
+            self._run_pts = packet.pts
         if self._can_skip:
             self._codec.skip_frame = "DEFAULT" if packet.pts in self._is_wanted else "NONREF"
         try:
@@ -194,6 +212,7 @@ class _Decoding:
 
     def _chosen(self, frames: "list[VideoFrame]") -> Iterator[npt.NDArray[np.uint8]]:
         for frame in frames:
+            self._check_key(frame)
             if self.is_done or frame.pts is None or frame.pts < self._whole_from:
                 continue
             wanted = self._wanted[self._next]
@@ -203,6 +222,16 @@ class _Decoding:
             if frame.pts == wanted:
                 self._next += 1
                 yield self._canvas.fit(frame)
+
+    def _check_key(self, frame: "VideoFrame") -> None:
+        """Raise _FalseKeyError if a run begins with a picture whose references were not decoded."""
+        is_first_of_run = frame.pts == self._run_pts and self._run_pts != self._first_pts
+        if (
+            is_first_of_run
+            and frame.pict_type in _REFER_TO_OTHERS
+            and self._codec.name not in _MARK_MISSING
+        ):
+            raise _FalseKeyError(self._canvas.info.path, "has key frames that are none")
 
     def _broken(self, pts: int, why: str) -> VideoError:
         packets = self._canvas.info.packets
