@@ -131,8 +131,11 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
             f"is truncated or damaged after {corrupt_s:.1f} s. "
             f"To use what is there, copy it first: {COPY_COMMAND}",
         )
-    _check_complete(path, container, end_s)
     pts_K = np.array([stamp.pts for stamp in stamps], dtype=np.int64)
+    if container.format.name == "flv" and len(pts_K) > 1:
+        # FLV does not say how long the last frame is shown, but its length counts it.
+        end_s += float(np.ptp(pts_K) / (len(pts_K) - 1) * stream.time_base)
+    _check_complete(path, container, end_s)
     is_key_K = np.array([stamp.is_key for stamp in stamps], dtype=bool)
     is_hidden_K = np.array(is_hidden, dtype=bool)
     shown_pts_K = _shown(path, container, stream, stamps, pts_K)
@@ -191,8 +194,9 @@ def _check_complete(path: Path, container: InputContainer, end_s: float) -> None
     if container.duration is None or "matroska" in container.format.name:
         return  # Matroska's length is often wrong; its elements have been checked instead
     # The announced number of frames would not do: in a trimmed MP4 it includes hidden ones.
-    start = 0 if container.format.name == "asf" else container.start_time or 0
-    announced_s = (container.duration + start) / 1e6  # ASF counts from its second 0
+    # ASF and FLV count from second 0, others from the beginning of the first stream.
+    start = 0 if container.format.name in ("asf", "flv") else container.start_time or 0
+    announced_s = (container.duration + start) / 1e6
     if end_s < announced_s - MAX_MISSING_S:
         raise VideoError(
             path,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counting_files import h264
 from counting_video import write_counting_video
 
 from longva_ray.video.container import VideoError
@@ -82,6 +83,19 @@ def test_a_file_whose_clock_begins_late_is_whole(tmp_path: Path, suffix: str, co
     """Containers announce their length from the first picture on, or from second 0."""
     path = tmp_path / f"late.{suffix}"
     write_counting_video(path, 40, 10, codec=codec, options={}, timestamps_s=5 + np.arange(40) / 10)
+    assert probe_video(path).num_frames == 40
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"), [("flv", {}), ("libx264", h264("keyint=15:bframes=3"))]
+)
+@pytest.mark.parametrize("fps", [1, 0.2])
+def test_a_slow_flv_is_whole(
+    tmp_path: Path, codec: str, options: dict[str, str], fps: float
+) -> None:
+    """Its length counts the time of the last frame and the delay of the first."""
+    path = tmp_path / "slow.flv"
+    write_counting_video(path, 40, fps, codec=codec, options=options)
     assert probe_video(path).num_frames == 40
 
 
@@ -207,6 +221,7 @@ def test_bad_files_are_named_with_the_reason(
         ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}),
         ("clip.mkv", {}),
         ("clip.mov", {}),
+        ("clip.flv", {}),
     ],
 )
 def test_truncated_files_are_found(
