@@ -38,8 +38,8 @@ FLOORS = (
 NEVER_RAY = (
     *(f"{folder}/" for folder in ("answer", "files", "lm", "planner", "ring", "settings")),
     *(f"{folder}/" for folder in ("tiny", "video", "vision")),
-    *(f"shards/{name}.py" for name in ("encoded_video", "image_encoder", "images", "schema")),
-    *(f"shards/{name}.py" for name in ("store", "workers")),
+    *(f"shards/{name}.py" for name in ("encoded_video", "given_frames", "image_encoder", "images")),
+    *(f"shards/{name}.py" for name in ("schema", "store", "workers")),
     *(f"data/images/{name}.py" for name in ("chat", "encode", "manifest", "report")),
     *(f"data/images/{name}.py" for name in ("samples", "shards", "sizes", "sizes_figure")),
     *(f"data/text/{name}.py" for name in ("corpus", "delivery", "documents", "files", "groups")),

@@ -1,5 +1,5 @@
-"""The HTTP messages: OpenAI's chat completions with `video_url` parts, plus scoring and the list of
-encoded videos.
+"""The HTTP messages: OpenAI's chat completions with `image_url` and `video_url` parts, plus scoring
+and the list of encoded videos.
 
 Unknown fields are refused by name, never ignored. Neutral values are accepted, because OpenAI
 clients send them for much that they do not want: null for any field, and the values at the end of
@@ -55,9 +55,21 @@ class VideoPart(_Request):
     video_url: VideoUrl
 
 
+class ImageUrl(_Request):
+    url: str
+    """`data:image/...;base64,...`, or `file:///absolute/path.png` below an allowed root."""
+    detail: Literal["auto", "high"] = "auto"
+    """Both mean the one encoding that the model was trained with. A low one is not made here."""
+
+
+class ImagePart(_Request):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
 class ChatMessage(_Request):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | VideoPart, Field(discriminator="type")]]
+    content: str | list[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
     name: str | None = None
     """Tells participants of one role apart. Accepted, but the prompt has no place for it."""
 
@@ -89,6 +101,9 @@ class Conversation(_Request):
     messages: list[ChatMessage] = Field(min_length=1)
     media_io_kwargs: MediaIo | None = None
     """At most this many frames of each video, spread evenly over the encoded ones."""
+    images_as_video: bool = False
+    """All images of one message are the frames of one video, which stands where the first of them
+    does: for clients that decode videos themselves."""
 
     @model_validator(mode="before")
     @classmethod
@@ -174,21 +189,31 @@ class FramesRead:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRead:
+    """How much of the prompt is one image."""
+
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PromptUsage:
     """What a prompt was made of."""
 
     prompt_tokens: int
     videos: Sequence[FramesRead]
-    """In the order in which the messages name them."""
+    """In the order in which the messages name them, like the images."""
+    images: Sequence[ImageRead] = ()
 
 
 def usage(prompt: PromptUsage, completion_tokens: int) -> dict[str, Any]:
-    """OpenAI's token counts, and frames by video in a field of our own, which its clients skip."""
+    """OpenAI's token counts, and what was read of each video and image, in fields of our own, which
+    its clients skip."""
     return {
         "prompt_tokens": prompt.prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt.prompt_tokens + completion_tokens,
         "videos": [dataclasses.asdict(video) for video in prompt.videos],
+        "images": [dataclasses.asdict(image) for image in prompt.images],
     }
 
 

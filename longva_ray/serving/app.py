@@ -1,6 +1,6 @@
 """The Ray Serve application: an HTTP API, with the language model and an encoder behind it.
 
-    POST /v1/chat/completions   an answer about videos, whole or streamed by server-sent events
+    POST /v1/chat/completions   an answer about images and videos, whole or streamed
     POST /v1/score              teacher-forced scores of given answers
     GET  /v1/models, /v1/videos what can be asked, and about what
     GET  /health
@@ -27,7 +27,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from longva_ray.answer.generate import AnswerPiece
-from longva_ray.lm.prompt import Message
+from longva_ray.serving.allowed_files import AllowedFiles
 from longva_ray.serving.api import (
     ApiError,
     ChatRequest,
@@ -36,15 +36,17 @@ from longva_ray.serving.api import (
     PromptUsage,
     ScoreRequest,
     StreamOptions,
-    TextPart,
     usage,
 )
 from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.encode_command import encode_command
 from longva_ray.serving.gate import Gate
+from longva_ray.serving.image_source import ImageSource
 from longva_ray.serving.media import MediaLibrary
-from longva_ray.serving.replicas import LanguageModel, VideoEncoder, VideoRef
+from longva_ray.serving.replicas import LanguageModel, MediaEncoder
 from longva_ray.serving.request_log import Asked, RequestLog, asked_of
+from longva_ray.serving.understand import Understanding
+from longva_ray.shards.images import ImageSpec, image_spec
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import describe_encoder
@@ -62,20 +64,22 @@ AskedNow = Annotated[Asked, Depends(asked_of)]
 """Parameter of a route: the record of its request for the log."""
 
 
-def _key() -> str | None:
-    """The key of the server in whose replica this runs."""
-    return cast("Api", serve.get_replica_context().servable_object).api_key
+def _server() -> "Api":
+    """The server in whose replica this runs."""
+    return cast("Api", serve.get_replica_context().servable_object)
 
 
 routes = FastAPI(
     title="longva_ray",
-    description="Questions about very long videos.",
+    description="Questions about images and very long videos.",
     # Tells readers of /docs that there is a key, and where to put it; `Gate` asks for it.
     dependencies=[Depends(HTTPBearer(auto_error=False))],
 )
 
 
-routes.add_middleware(Gate, key=_key)
+routes.add_middleware(
+    Gate, key=lambda: _server().api_key, max_bytes=lambda: _server().max_body_bytes
+)
 routes.add_middleware(RequestLog)  # outside of the gate: what it refuses is logged, too
 
 
@@ -128,6 +132,7 @@ def build_app(args: AppArgs) -> serve.Application:
     Reads the encoder's weights once, to know which shards belong to this model.
     """
     spec = describe_encoder(args.checkpoint, args.encode)
+    image_encoding = image_spec(args.checkpoint, spec.encoder_fingerprint, args.encode)
     config = args.serve
     language_model = (
         _deployment(LanguageModel)
@@ -140,10 +145,10 @@ def build_app(args: AppArgs) -> serve.Application:
             # waits a minute for everything together.
             graceful_shutdown_timeout_s=45,
         )
-        .bind(args.checkpoint, args.store, spec, config)
+        .bind(args.checkpoint, args.store, config)
     )
     encoder = (
-        _deployment(VideoEncoder)
+        _deployment(MediaEncoder)
         .options(
             max_ongoing_requests=1,
             max_queued_requests=config.max_queued_requests,
@@ -152,10 +157,17 @@ def build_app(args: AppArgs) -> serve.Application:
                 "num_gpus": config.encoder_gpus,
             },
         )
-        .bind(args.checkpoint, args.store, spec, args.encode)
+        .bind(
+            args.checkpoint,
+            args.store,
+            spec,
+            image_encoding,
+            args.encode,
+            config.max_image_megapixels * 10**6,
+        )
     )
     api = _deployment(Api).options(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
-    return api.bind(args, spec, language_model, encoder)
+    return api.bind(args, spec, image_encoding, language_model, encoder)
 
 
 def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
@@ -195,22 +207,31 @@ def _event(content: dict[str, Any]) -> bytes:
 
 @serve.ingress(routes)
 class Api:
-    """Checks requests, finds or encodes their videos, and hands questions to the language model."""
+    """Checks requests, finds or encodes what they show, and asks the language model."""
 
     def __init__(
         self,
         args: AppArgs,
         spec: EncodingSpec,
+        image_encoding: ImageSpec,
         language_model: DeploymentHandle[Any],
         encoder: DeploymentHandle[Any],
     ) -> None:
         self._model_name = args.model_name
-        self._library = MediaLibrary(
-            ShardStore(args.store), spec, args.allowed_roots, encode_command(args)
+        files = AllowedFiles(args.allowed_roots)
+        self._library = MediaLibrary(ShardStore(args.store), spec, files, encode_command(args))
+        self._understand = Understanding(
+            self._library,
+            ImageSource(files, args.serve.max_image_mib * 2**20),
+            args.store,
+            spec,
+            image_encoding,
+            encoder,
+            max_images=args.serve.max_images,
         )
         self._language_model = language_model
-        self._encoder = encoder
-        self.api_key = args.api_key
+        self.api_key: str | None = args.api_key
+        self.max_body_bytes: int = args.serve.max_body_mib * 2**20
         self._started = int(time.time())
 
     @routes.get("/health")
@@ -240,11 +261,12 @@ class Api:
         self, request: ChatRequest, asked: AskedNow
     ) -> dict[str, Any] | EventSourceResponse:
         """An answer in OpenAI's shape; server-sent events if `stream` is set."""
-        messages, videos = await self._understand(request)
+        self._check_model(request)
+        messages, items = await self._understand(request)
         pieces = cast(
             Pieces,
             self._language_model.options(stream=True).chat.remote(
-                messages, videos, request.settings(), request.answer_tokens or 1
+                messages, items, request.settings(), request.answer_tokens or 1
             ),
         )
         body = CompletionBody(self._model_name, asked.id)
@@ -264,43 +286,17 @@ class Api:
     @routes.post("/v1/score")
     async def score(self, request: ScoreRequest, asked: AskedNow) -> dict[str, Any]:
         """Scores of every answer, and the index of the likeliest by mean log-probability."""
-        messages, videos = await self._understand(request)
-        read, scored = await self._language_model.score.remote(messages, videos, request.answers)
+        self._check_model(request)
+        messages, items = await self._understand(request)
+        read, scored = await self._language_model.score.remote(messages, items, request.answers)
         asked.prompt = read
         about = {"id": f"score-{asked.id}", "object": "score", "model": self._model_name}
         return about | scored | {"usage": usage(read, 0)}
 
-    async def _understand(self, request: Conversation) -> tuple[list[Message], list[VideoRef]]:
-        """Split a request into the language model's messages and the videos they mention, encoding
-        new files."""
+    def _check_model(self, request: Conversation) -> None:
         if request.model != self._model_name:
             raise ApiError(
                 404,
                 "model_not_found",
                 f"this server has model {self._model_name!r}, not {request.model!r}",
             )
-        messages: list[Message] = []
-        videos: list[VideoRef] = []
-        for message in request.messages:
-            if isinstance(message.content, str):
-                messages.append({"role": message.role, "content": message.content})
-                continue
-            parts: list[dict[str, str]] = []
-            for part in message.content:
-                if isinstance(part, TextPart):
-                    parts.append({"type": "text", "text": part.text})
-                else:
-                    video_id = await self._video_id(part.video_url.url)
-                    videos.append(VideoRef(video_id=video_id, num_frames=request.num_frames))
-                    parts.append({"type": "video"})
-            messages.append({"role": message.role, "content": parts})
-        return messages, videos
-
-    async def _video_id(self, url: str) -> str:
-        path = self._library.local_path(url)
-        if path is None:
-            return await asyncio.to_thread(self._library.encoded_id, url)
-        video_id = await asyncio.to_thread(self._library.hash, path)
-        if not await asyncio.to_thread(self._library.is_encoded, video_id):
-            await self._encoder.encode.remote(str(path))
-        return video_id

@@ -14,21 +14,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longva_ray.serving.api import ApiError
 
-MAX_BODY_BYTES = 8 * 2**20
-"""Several times the text of the longest prompt. A body names videos; it does not contain them."""
-
-
 OPEN_PATHS = ("/health", "/docs", "/redoc", "/openapi.json")
 """What needs no key, because a browser or a load balancer has none."""
 
 
 class Gate:
-    """ASGI middleware: 401 without the server's key, 413 for a body beyond `MAX_BODY_BYTES`."""
+    """ASGI middleware: 401 without the server's key, 413 for a body that is too long."""
 
-    def __init__(self, app: ASGIApp, key: Callable[[], str | None]) -> None:
-        """`key` returns the server's key, or None if it has none; it is called for each request."""
+    def __init__(
+        self, app: ASGIApp, key: Callable[[], str | None], max_bytes: Callable[[], int]
+    ) -> None:
+        """
+        Both are called for each request.
+
+        Args:
+            key: the server's key, or None if it has none.
+            max_bytes: longest body.
+        """
         self._app = app
         self._key = key
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,18 +46,18 @@ class Gate:
             )
             await JSONResponse(error.body, error.status_code)(scope, receive, send)
             return
-        size = 0
+        size, most = 0, self._max_bytes()
 
         async def receive_bounded() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
+            if size > most:
                 raise ApiError(
                     413,
                     "body_too_long",
-                    f"the body has {size} bytes or more, this server reads {MAX_BODY_BYTES}; send "
-                    "less text, and name videos instead of sending them",
+                    f"the body has {size} bytes or more, this server reads {most}; send less text "
+                    "and smaller images, and name videos instead of sending them",
                 )
             return message
 

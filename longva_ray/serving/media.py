@@ -1,14 +1,12 @@
 """`video_url` -> video id: which URLs a server accepts, and what it says about others.
 
 It accepts the id of an encoded video, and `file://` paths below a folder that the operator allowed.
-Paths are resolved first, so neither `..` nor a symbolic link leads out of the allowed folders.
-Nothing is ever fetched from the network.
+Nothing is ever fetched from the network (`allowed_files`).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
+from longva_ray.serving.allowed_files import AllowedFiles
 from longva_ray.serving.api import ApiError
 from longva_ray.shards.schema import EncodingSpec, hash_video, is_video_id
 from longva_ray.shards.store import ShardStore
@@ -21,13 +19,13 @@ class MediaLibrary:
         self,
         store: ShardStore,
         spec: EncodingSpec,
-        allowed_roots: Sequence[str | Path],
+        files: AllowedFiles,
         encode_command: str,
     ) -> None:
         """`encode_command` is shown to a client that names a video that is not encoded."""
         self._store = store
         self._spec = spec
-        self._allowed_roots = [Path(root).resolve() for root in allowed_roots]
+        self._files = files
         self._encode_command = encode_command
         self._hashes: dict[tuple[str, int, int], str] = {}
 
@@ -48,29 +46,10 @@ class MediaLibrary:
     def local_path(self, url: str) -> Path | None:
         """The file that a URL names, or None when the URL is a video id.
 
-        Raises ApiError: 400 for another kind of URL, 403 for a path outside the allowed roots, 404
-        if nothing is there."""
+        Raises ApiError as `AllowedFiles.path`."""
         if is_video_id(url):
             return None
-        parsed = urlparse(url)
-        if parsed.scheme != "file" or parsed.netloc not in ("", "localhost"):
-            raise ApiError(
-                400,
-                "unsupported_url",
-                f"video_url {url[:200]!r} is neither a video id (32 hex digits) nor file:///path; "
-                "this server fetches nothing from the network",
-            )
-        path = Path(unquote(parsed.path)).resolve()
-        if not any(path.is_relative_to(root) for root in self._allowed_roots):
-            raise ApiError(
-                403,
-                "path_not_allowed",
-                f"{url[:200]} is outside the folders this server may read; start it with "
-                "--allowed-roots to add one",
-            )
-        if not path.is_file():
-            raise ApiError(404, "file_not_found", f"there is no file {path}")
-        return path
+        return self._files.path(url, "video_url", "a video id (32 hex digits)")
 
     def hash(self, path: Path) -> str:
         """Video id of a file; remembered until the file's size or time changes."""

@@ -1,25 +1,25 @@
-"""The workers of the application: one reads cached tokens and answers, one encodes new videos.
+"""The workers of the application: one reads cached tokens and answers, one encodes what is new.
 
 Both are plain classes that `app.build_app` deploys. Model code blocks, so it runs in threads. The
 event loop of the replica stays free for health checks and cancellation.
 """
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
-
-import torch
 
 from longva_ray.answer.engine import AnswerEngine, Prompt
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.answer.score import best_option
 from longva_ray.lm.prompt import Message
-from longva_ray.serving.api import FramesRead, PromptUsage
+from longva_ray.serving.api import FramesRead, ImageRead, PromptUsage
+from longva_ray.serving.items import ItemRef, ItemStore
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.settings.encoding import EncodeConfig
-from longva_ray.shards.encoded_video import EncodedVideo
+from longva_ray.shards.given_frames import encode_given_frames, given_spec
+from longva_ray.shards.image_encoder import ImageEncoder
+from longva_ray.shards.images import ImageSpec, ImageStore
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import EncodeFrames, encode_one_video
@@ -42,22 +42,11 @@ async def _in_thread(
         raise
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class VideoRef:
-    """A video of the store and how many of its frames a question wants (None: all)."""
-
-    video_id: str
-    num_frames: int | None
-
-
 class LanguageModel:
     """Reads visual tokens from the store and answers with the language model."""
 
-    def __init__(
-        self, checkpoint: str, store_root: str, spec: EncodingSpec, config: ServeConfig
-    ) -> None:
-        self._store = ShardStore(store_root)
-        self._spec = spec
+    def __init__(self, checkpoint: str, store_root: str, config: ServeConfig) -> None:
+        self._items = ItemStore(store_root)
         self._engine = AnswerEngine(
             checkpoint,
             dtype=config.dtype,
@@ -72,7 +61,7 @@ class LanguageModel:
     async def chat(
         self,
         messages: Sequence[Message],
-        videos: Sequence[VideoRef],
+        items: Sequence[ItemRef],
         settings: GenerationSettings,
         answer_tokens: int,
     ) -> AsyncIterator[tuple[PromptUsage, AnswerPiece]]:
@@ -80,7 +69,7 @@ class LanguageModel:
 
         Raises ValueError when the prompt and an answer of `answer_tokens` are longer than allowed.
         An answer that grows longer than that ends at the limit."""
-        prompt, read = await self._read(messages, videos, answer_tokens)
+        prompt, read = await self._read(messages, items, answer_tokens)
         pieces = self._engine.stream(prompt, settings)
         try:
             while (piece := await _in_thread(next, pieces, None)) is not None:
@@ -89,14 +78,14 @@ class LanguageModel:
             pieces.close()
 
     async def score(
-        self, messages: Sequence[Message], videos: Sequence[VideoRef], answers: Sequence[str]
+        self, messages: Sequence[Message], items: Sequence[ItemRef], answers: Sequence[str]
     ) -> tuple[PromptUsage, dict[str, Any]]:
         """(what was read; teacher-forced scores of the answers and the index of the likeliest,
         ready for JSON).
 
         Raises ValueError when the prompt and the longest answer are longer than allowed."""
         answer_ids = await _in_thread(lambda: [*map(self._engine.answer_ids, answers)])
-        prompt, read = await self._read(messages, videos, max(map(len, answer_ids)))
+        prompt, read = await self._read(messages, items, max(map(len, answer_ids)))
         scores = await _in_thread(self._engine.score, prompt, answer_ids)
         described = [
             {
@@ -112,53 +101,67 @@ class LanguageModel:
         return read, {"scores": described, "best": best_option(scores)}
 
     async def _read(
-        self, messages: Sequence[Message], videos: Sequence[VideoRef], answer_tokens: int
+        self, messages: Sequence[Message], items: Sequence[ItemRef], answer_tokens: int
     ) -> tuple[Prompt, PromptUsage]:
         """The longest videos take minutes, so this ends early when the client hangs up."""
         unwanted = threading.Event()
 
         def read() -> tuple[Prompt, PromptUsage]:
-            ids = {video.video_id for video in videos}
-            opened = {video_id: self._store.open(video_id, self._spec) for video_id in ids}
-            frames = [_frames(ref, opened[ref.video_id]) for ref in videos]
+            opened = {ref: self._items.open(ref) for ref in set(items)}
+            found = [opened[ref] for ref in items]
             prompt_ids_T = self._engine.prompt_ids(
-                messages,
-                [each.frames_read * self._spec.tokens_per_frame for each in frames],
-                answer_tokens=answer_tokens,
+                messages, [item.num_tokens for item in found], answer_tokens=answer_tokens
             )
-            tokens = [
-                _tokens(opened[ref.video_id], each.frames_read)
-                for ref, each in zip(videos, frames, strict=True)
-            ]
+            tokens = [item.tokens() for item in found]
             prompt = self._engine.read_ids(prompt_ids_T, tokens, unwanted)
-            return prompt, PromptUsage(prompt_tokens=len(prompt_ids_T), videos=frames)
+            reads = [item.read for item in found]
+            usage = PromptUsage(
+                prompt_tokens=len(prompt_ids_T),
+                videos=[read for read in reads if isinstance(read, FramesRead)],
+                images=[read for read in reads if isinstance(read, ImageRead)],
+            )
+            return prompt, usage
 
         return await _in_thread(read, unwanted=unwanted)
 
 
-def _frames(ref: VideoRef, video: EncodedVideo) -> FramesRead:
-    there = video.num_frames
-    return FramesRead(frames_read=min(ref.num_frames or there, there), frames_available=there)
-
-
-def _tokens(video: EncodedVideo, num_frames: int) -> torch.Tensor:
-    """Tokens FQD of so many frames, spread evenly over those of the video."""
-    return video.tokens(video.evenly(num_frames))
-
-
-class VideoEncoder:
-    """Encodes a video that is not in the store yet, with the workers of the batch job."""
+class MediaEncoder:
+    """Encodes what is not in the store yet: videos with the workers of the batch job, images as in
+    alignment."""
 
     def __init__(
-        self, checkpoint: str, store_root: str, spec: EncodingSpec, config: EncodeConfig
+        self,
+        checkpoint: str,
+        store_root: str,
+        spec: EncodingSpec,
+        image_spec: ImageSpec,
+        config: EncodeConfig,
+        max_pixels: int,
     ) -> None:
+        """`max_pixels`: most pixels of an image."""
         self._store = ShardStore(store_root)
         self._spec = spec
         self._encode_frames = EncodeFrames(checkpoint, config)
-
-    async def encode(self, path: str) -> str:
-        """Encode one file and return its video id. Raises VideoError when it cannot be decoded."""
-        record = await _in_thread(
-            encode_one_video, path, self._store, self._spec, self._encode_frames
+        self._encode_image = ImageEncoder(
+            self._encode_frames.encoder, image_spec, ImageStore(store_root), max_pixels=max_pixels
         )
-        return record.video_id
+        self._max_pixels = max_pixels
+
+    async def encode(self, path: str) -> None:
+        """Encode a video file. Raises VideoError when it cannot be decoded."""
+        await _in_thread(encode_one_video, path, self._store, self._spec, self._encode_frames)
+
+    async def encode_image(self, content: bytes, what: str) -> None:
+        """Encode an image. Raises ImageError, which calls it `what`, when it cannot be decoded."""
+        await _in_thread(self._encode_image, content, what)
+
+    async def encode_frames(self, frames: Sequence[bytes]) -> None:
+        """Encode the frames of a video, each the content of an image file. Raises ImageError."""
+
+        def encode() -> None:
+            spec = given_spec(self._spec)
+            encode_given_frames(
+                frames, self._store, spec, self._encode_frames, max_pixels=self._max_pixels
+            )
+
+        await _in_thread(encode)

@@ -1,11 +1,12 @@
 """One line in the log for each request to the API: its numbers, never its text.
 
-    id=7f3a.. path=/v1/chat/completions frames=16/120 tokens=66+12 seconds=1.24 outcome=200 stop
+    id=7f3a.. path=/v1/score frames=16/120 images=288 tokens=354+0 seconds=1.24 outcome=200
 
-`frames` is read/available for each video, `tokens` prompt+answer. The outcome is the HTTP status
-and why the answer ended, which error it is, or that the client left. The id is part of the id of
-the answer. Ray Serve's own logger takes the lines, so they lie where its logs do and follow its
-level. What it does not log: health checks and the API's description.
+`frames` is read/available for each video, `images` the tokens of each image, `tokens`
+prompt+answer. The outcome is the HTTP status and why the answer ended, which error it is, or that
+the client left. The id is part of the id of the answer. Ray Serve's own logger takes the lines, so
+they lie where its logs do and follow its level. What it does not log: health checks and the API's
+description.
 """
 
 import asyncio
@@ -77,8 +78,9 @@ class RequestLog:
 def _line(asked: Asked, path: str, status: str, seconds: float) -> str:
     prompt = asked.prompt or PromptUsage(prompt_tokens=0, videos=())
     frames = ",".join(f"{each.frames_read}/{each.frames_available}" for each in prompt.videos)
+    images = ",".join(str(each.tokens) for each in prompt.images)
     return (
-        f"id={asked.id} path={path} frames={frames or '-'} "
+        f"id={asked.id} path={path} frames={frames or '-'} images={images or '-'} "
         f"tokens={prompt.prompt_tokens}+{asked.answer_tokens} seconds={seconds:.2f} "
         f"outcome={status} {asked.outcome}".rstrip()
     )

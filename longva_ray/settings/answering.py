@@ -47,6 +47,15 @@ class ServeConfig:
     max_prompt_tokens: int | None = None
     """Longest prompt accepted, visual tokens and the answer included; None leaves it to the
     checkpoint's own limit."""
+    max_body_mib: int = 64
+    """Longest body of a request. It holds the images that clients send, a third longer for base64,
+    and names the videos."""
+    max_images: int = 256
+    """Most images of a request, which may be the frames of a video."""
+    max_image_mib: int = 20
+    """Largest file of an image."""
+    max_image_megapixels: int = 64
+    """Largest picture that is decoded. 64 take 200 MB."""
     max_ongoing_requests: int = 4
     """Questions that one replica works on at a time; each holds its own KV cache."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -174,15 +174,13 @@ class EncodeFrames:
         from longva_ray.lm.load import load_frame_encoder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(
-            device
-        )
+        self.encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype)).to(device)
         self._micro_batch = config.micro_batch
 
     def __call__(self, batch: Batch) -> Batch:
         frames_FYXC = batch.pop("frames")[0]
         started = time.perf_counter()
-        tokens_FQD = self._encoder.encode(frames_FYXC, micro_batch=self._micro_batch)
+        tokens_FQD = self.encoder.encode(frames_FYXC, micro_batch=self._micro_batch)
         stored_FQD = tensor_to_stored(tokens_FQD)
         batch["encode_s"] = [time.perf_counter() - started]
         # As bytes, since Arrow's tensors do not take every kind of number.

@@ -1,5 +1,6 @@
 """Images of the tiny world, whose questions have known answers, and images of many kinds."""
 
+import base64
 import io
 import random
 from pathlib import Path
@@ -33,6 +34,11 @@ def encoded(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **settings)
     return file.getvalue()
+
+
+def data_url(content: bytes) -> str:
+    """What a client sends; its type is not what decides."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -3,115 +3,26 @@ files."""
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 import torch
+from asking import KEY, QUESTION, about, expected_text, refusal, said_by
 from counting_video import write_counting_video
+from pictures import CELL, data_url, encoded, exchanges_about, noise, write_table
+from PIL import Image
 from ports import free_port
-from ray import serve
 from repository import PATIENCE_S
 
 from longva_ray.answer.engine import AnswerEngine, Question
 from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.run import deploy
-from longva_ray.settings.answering import GenerationSettings, ServeConfig
-from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.encoded_video import EncodedVideo
-from longva_ray.shards.pipeline import encode_videos
+from longva_ray.shards.image_encoder import load_image_encoder
+from longva_ray.shards.images import ImageStore, image_id_of
 from longva_ray.shards.store import ShardStore
-
-ENCODE = EncodeConfig(
-    dtype="float32", part_frames=8, encoder_cpus=0.5, encoder_gpus=0, decode_cpus=0.5
-)
-
-
-KEY = "a key of this test"
-
-
-QUESTION = "What does the last frame show?"
-
-
-@pytest.fixture(scope="module")
-def store(
-    ray_cluster: str,
-    counting_video: Path,
-    tiny_checkpoint: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> ShardStore:
-    store = ShardStore(tmp_path_factory.mktemp("store"))
-    encode_videos([str(counting_video)], store=store, checkpoint=tiny_checkpoint, config=ENCODE)
-    return store
-
-
-@pytest.fixture(scope="module")
-def video(store: ShardStore) -> EncodedVideo:
-    (record,) = store.records()
-    return EncodedVideo(record, store.read_part)
-
-
-@pytest.fixture(scope="module")
-def media_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("media")
-
-
-@pytest.fixture(scope="module")
-def args(
-    ray_cluster: str, store: ShardStore, video: EncodedVideo, media_root: Path, tiny_checkpoint: str
-) -> AppArgs:
-    config = ServeConfig(
-        port=free_port(), dtype="float32", lm_cpus=0.5, prefill_chunk=64, max_prompt_tokens=2000
-    )
-    return AppArgs(
-        model_name="tiny",
-        checkpoint=tiny_checkpoint,
-        store=store.root,
-        allowed_roots=(str(media_root),),
-        api_key=KEY,
-        encode=ENCODE,
-        serve=config,
-    )
-
-
-@pytest.fixture(scope="module")
-def url(args: AppArgs) -> Iterator[str]:
-    yield deploy(args)
-    serve.shutdown()
-
-
-@pytest.fixture(scope="module")
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_checkpoint: str) -> AnswerEngine:
-    """The same model in this process: what the server ought to say."""
-    return AnswerEngine(tiny_checkpoint, dtype="float32", prefill_chunk=64)
-
-
-def about(url: str, question: str = QUESTION) -> list[dict[str, object]]:
-    return [
-        {
-            "role": "user",
-            "content": [
-                {"type": "video_url", "video_url": {"url": url}},
-                {"type": "text", "text": question},
-            ],
-        }
-    ]
-
-
-def expected_text(engine: AnswerEngine, tokens_FQD: torch.Tensor, max_new_tokens: int) -> str:
-    content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
-    prompt = engine.read(
-        Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
-    )
-    settings = GenerationSettings(max_new_tokens=max_new_tokens)
-    return "".join(piece.text for piece in engine.stream(prompt, settings))
 
 
 def test_an_answer_equals_the_models(
@@ -199,6 +110,90 @@ def test_scores_equal_the_models(url: str, engine: AnswerEngine, video: EncodedV
     assert response.json()["usage"]["videos"] == [frames]
 
 
+def image_part(url: str) -> dict[str, object]:
+    return {"type": "image_url", "image_url": {"url": url, "detail": "auto"}}
+
+
+def test_images_and_a_video_in_the_order_of_their_parts(
+    client: openai.OpenAI,
+    engine: AnswerEngine,
+    video: EncodedVideo,
+    media_root: Path,
+    args: AppArgs,
+) -> None:
+    path = media_root / "a picture.png"
+    write_table(path)
+    sent = encoded(noise(130, 70), "JPEG")
+    store = ImageStore(args.store)
+    encoder, spec = load_image_encoder(args.checkpoint, args.encode, store)
+    tokens = [encoder.tokens(content, "it") for content in (path.read_bytes(), sent)]
+    content = [
+        image_part(path.as_uri()),
+        {"type": "text", "text": "or"},
+        *about(video.record.video_id)[0]["content"],  # type: ignore[misc]
+        image_part(data_url(sent)),
+    ]
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": content}],  # type: ignore[typeddict-item]
+        max_tokens=8,
+    )
+    kinds = [{"type": "image"}, {"type": "text", "text": "or"}, {"type": "video"}]
+    kinds += [{"type": "text", "text": QUESTION}, {"type": "image"}]
+    items = [tokens[0], video.tokens(), tokens[1]]
+    assert answer.choices[0].message.content == said_by(engine, kinds, items, 8)
+    assert answer.usage is not None
+    assert answer.usage.to_dict()["images"] == [{"tokens": 24}, {"tokens": 8}]
+    assert answer.usage.to_dict()["videos"] == [{"frames_read": 30, "frames_available": 30}]
+    for content_of_file, tokens_SD in zip((path.read_bytes(), sent), tokens, strict=True):
+        kept_SD = store.tokens(image_id_of(content_of_file), spec)
+        assert torch.allclose(kept_SD, tokens_SD, atol=1e-5)
+
+
+@pytest.mark.parametrize("as_video", [False, True])
+def test_right_answers_about_an_image_and_about_given_frames(
+    client: openai.OpenAI, url: str, media_root: Path, as_video: bool
+) -> None:
+    path = media_root / "six things.png"
+    scenes = write_table(path)
+    with Image.open(path) as table:
+        cells = [
+            table.crop((x, y, x + CELL, y + CELL)) for y in (0, CELL) for x in range(0, 168, CELL)
+        ]
+    frames = [data_url(encoded(cell)) for cell in cells]
+    shown = [image_part(each) for each in (frames if as_video else [path.as_uri()])]
+    right = []
+    for exchange in exchanges_about(scenes)[:6]:
+        answer = client.chat.completions.create(
+            model="tiny",
+            messages=[
+                {"role": "user", "content": [*shown, {"type": "text", "text": exchange.question}]}
+            ],
+            max_tokens=12,
+            extra_body={"images_as_video": as_video},
+        )
+        right.append(answer.choices[0].message.content == exchange.answer)
+        assert answer.usage is not None
+        of_six = [{"frames_read": 6, "frames_available": 6}]
+        assert answer.usage.to_dict()["videos"] == (of_six if as_video else [])
+    assert sum(right) >= 5
+    listed = httpx.get(f"{url}/v1/videos", headers={"Authorization": f"Bearer {KEY}"}).json()[
+        "data"
+    ]
+    assert all("frames of a client" not in entry["source"] for entry in listed)
+
+
+def test_an_image_that_cannot_be_decoded_is_400(url: str) -> None:
+    for content, as_video, told in (
+        (b"these are notes", False, "image 1 is no image of a kind that is read"),
+        (encoded(noise(130, 70))[:5000], True, "frame 1 cannot be read"),
+    ):
+        messages = [{"role": "user", "content": [image_part(data_url(content))]}]
+        body = {"model": "tiny", "messages": messages, "images_as_video": as_video}
+        status, code, message = refusal(url, body)
+        assert (status, code, told in message) == (400, "invalid_request", True), message
+
+
 def test_neutral_values_of_a_client_change_nothing(
     client: openai.OpenAI, engine: AnswerEngine, video: EncodedVideo
 ) -> None:
@@ -213,20 +208,6 @@ def test_neutral_values_of_a_client_change_nothing(
         logprobs=False,
     )
     assert answer.choices[0].message.content == expected_text(engine, video.tokens(), 12)
-
-
-def refusal(
-    url: str, body: object, path: str = "/v1/chat/completions", key: str = KEY
-) -> tuple[int, str, str]:
-    """Status, code and message of a request that must fail."""
-    response = httpx.post(
-        f"{url}{path}",
-        content=json.dumps(body),  # escapes half a surrogate pair
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-        timeout=PATIENCE_S,
-    )
-    error = response.json()["error"]
-    return response.status_code, error["code"], error["message"]
 
 
 def test_an_unknown_video_is_404_and_says_how_to_encode_it(url: str, store: ShardStore) -> None:

@@ -10,7 +10,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from longva_ray.serving.api import ApiError, ScoreRequest
-from longva_ray.serving.gate import MAX_BODY_BYTES, Gate
+from longva_ray.serving.gate import Gate
+
+MAX_BODY_BYTES = 2**20
+
 
 KEY = "schl\u00fcssel"
 
@@ -20,7 +23,7 @@ BODY = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "ans
 
 def application(key: str | None) -> FastAPI:
     app = FastAPI()
-    app.add_middleware(Gate, key=lambda: key)
+    app.add_middleware(Gate, key=lambda: key, max_bytes=lambda: MAX_BODY_BYTES)
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:

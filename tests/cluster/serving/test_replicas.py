@@ -10,7 +10,8 @@ from encoded_video import SPEC, VIDEO_ID, write_video
 
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.serving.api import FramesRead, PromptUsage
-from longva_ray.serving.replicas import LanguageModel, VideoRef, _in_thread
+from longva_ray.serving.items import VideoRef
+from longva_ray.serving.replicas import LanguageModel, _in_thread
 from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.shards.store import ShardStore
 
@@ -34,14 +35,14 @@ def store(tmp_path: Path) -> ShardStore:
 @pytest.fixture
 def replica(tiny_checkpoint: str, store: ShardStore) -> LanguageModel:
     config = ServeConfig(dtype="float32", max_prompt_tokens=LIMIT)
-    return LanguageModel(tiny_checkpoint, store.root, WIDE, config)
+    return LanguageModel(tiny_checkpoint, store.root, config)
 
 
 def chat(
     replica: LanguageModel, *, videos: int = 1, num_frames: int | None = None, answer_tokens: int
 ) -> list[tuple[PromptUsage, AnswerPiece]]:
     async def all_pieces() -> list[tuple[PromptUsage, AnswerPiece]]:
-        refs = [VideoRef(video_id=VIDEO_ID, num_frames=num_frames)] * videos
+        refs = [VideoRef(video_id=VIDEO_ID, spec=WIDE, num_frames=num_frames)] * videos
         settings = GenerationSettings(max_new_tokens=256)
         messages = MESSAGES * videos
         return [piece async for piece in replica.chat(messages, refs, settings, answer_tokens)]
@@ -59,7 +60,7 @@ def test_what_is_too_long_is_refused_before_anything_is_loaded(
             chat(replica, videos=videos, num_frames=frames, answer_tokens=1)
     with pytest.raises(ValueError, match=f"answer of {LIMIT} exceed the limit of {LIMIT} for both"):
         chat(replica, answer_tokens=LIMIT)
-    refs = [VideoRef(video_id=VIDEO_ID, num_frames=None)]
+    refs = [VideoRef(video_id=VIDEO_ID, spec=WIDE, num_frames=None)]
     with pytest.raises(ValueError, match=f"exceed the limit of {LIMIT} for both"):
         asyncio.run(replica.score(MESSAGES, refs, ["red", "red star " * LIMIT]))
 
@@ -77,7 +78,7 @@ def test_fewer_frames_leave_room_and_are_told(replica: LanguageModel) -> None:
     assert as_many == whole
     assert list(whole.videos) == [FramesRead(frames_read=12, frames_available=12)]
     assert list(some.videos) == [FramesRead(frames_read=5, frames_available=12)]
-    refs = [VideoRef(video_id=VIDEO_ID, num_frames=few) for few in (2, 3)]
+    refs = [VideoRef(video_id=VIDEO_ID, spec=WIDE, num_frames=few) for few in (2, 3)]
     scored, _ = asyncio.run(replica.score(MESSAGES * 2, refs, ["red"]))
     assert [each.frames_read for each in scored.videos] == [2, 3]
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 
-from longva_ray.serving.api import ChatRequest, FramesRead, PromptUsage
+from longva_ray.serving.api import ChatRequest, FramesRead, ImageRead, PromptUsage
 from longva_ray.serving.app import routes
 from longva_ray.serving.gate import Gate
 from longva_ray.serving.request_log import Asked, RequestLog, asked_of
@@ -23,6 +23,7 @@ READ = PromptUsage(
         FramesRead(frames_read=16, frames_available=120),
         FramesRead(frames_read=3, frames_available=3),
     ],
+    images=[ImageRead(tokens=288), ImageRead(tokens=8)],
 )
 
 
@@ -32,7 +33,7 @@ SECRET = "what does the letter say?"
 @pytest.fixture
 def app() -> FastAPI:
     app = FastAPI(exception_handlers=routes.exception_handlers)
-    app.add_middleware(Gate, key=lambda: "key")
+    app.add_middleware(Gate, key=lambda: "key", max_bytes=lambda: 2**20)
     app.add_middleware(RequestLog)
 
     @app.get("/health")
@@ -85,11 +86,14 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "frames=16/120,3/3 tokens=66+12 outcome=200 stop"),
-        ({"stream": True}, "frames=16/120,3/3 tokens=66+13 outcome=200 stop"),
-        ({"model": "broken"}, "frames=16/120,3/3 tokens=66+12 outcome=500 broken_weights"),
-        ({"temperature": 9}, "frames=- tokens=0+0 outcome=400 malformed_request"),
-        ({"key": "wrong"}, "frames=- tokens=0+0 outcome=401"),
+        ({}, "frames=16/120,3/3 images=288,8 tokens=66+12 outcome=200 stop"),
+        ({"stream": True}, "frames=16/120,3/3 images=288,8 tokens=66+13 outcome=200 stop"),
+        (
+            {"model": "broken"},
+            "frames=16/120,3/3 images=288,8 tokens=66+12 outcome=500 broken_weights",
+        ),
+        ({"temperature": 9}, "frames=- images=- tokens=0+0 outcome=400 malformed_request"),
+        ({"key": "wrong"}, "frames=- images=- tokens=0+0 outcome=401"),
     ],
 )
 def test_one_line_a_request(

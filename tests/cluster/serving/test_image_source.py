@@ -1,0 +1,91 @@
+"""Which `image_url` parts are read, what is said of the others, and how they are counted."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import data_url
+from pydantic import ValidationError
+
+from longva_ray.serving.allowed_files import AllowedFiles
+from longva_ray.serving.api import ApiError, ChatRequest
+from longva_ray.serving.image_source import ImageSource
+from longva_ray.serving.understand import Understanding
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ImageSource:
+    """Reads below a folder, 1000 bytes an image."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a b.png").write_bytes(b"content")
+    (tmp_path / "root" / "large.png").write_bytes(bytes(1001))
+    (tmp_path / "root" / "link.png").symlink_to("/etc/hostname")
+    return ImageSource(AllowedFiles([tmp_path / "root"]), max_bytes=1000)
+
+
+def test_what_is_read(source: ImageSource, tmp_path: Path) -> None:
+    url = (tmp_path / "root" / "a b.png").as_uri()
+    assert source.content(url, "it") == b"content"
+    for content in (b"", b"content", bytes(range(256)) * 3 + bytes(232)):
+        assert source.content(data_url(content), "it") == content
+    assert source.content("DATA:Image/WebP;name=x;BASE64,AAAA", "it") == bytes(3)
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "code", "message"),
+    [
+        ("https://example.org/a.png", 400, "unsupported_url", "image_url 'https://example.org/a"),
+        ("f" * 32, 400, "unsupported_url", "is neither data:image/...;base64,... nor file:///path"),
+        ("data:image/png,notbase64", 400, "unsupported_url", "want data:image/...;base64,"),
+        ("data:video/mp4;base64,AAAA", 400, "unsupported_url", "begins with 'data:video/mp4"),
+        ("data:", 400, "unsupported_url", "want data:image"),
+        (
+            "data:image/png;base64,A\u00e9==",
+            400,
+            "invalid_image",
+            "it is a data: URL whose content",
+        ),
+        ("data:image/png;base64,AAA", 400, "invalid_image", "no base64"),
+        ("data:image/png;base64," + "!" * 1340, 400, "image_too_large", "has 1005 bytes, this"),
+        ("file://{root}/large.png", 400, "image_too_large", "has 1001 bytes, this server reads"),
+        ("file://{root}/nothing.png", 404, "file_not_found", "nothing.png"),
+        ("file://{root}/link.png", 403, "path_not_allowed", "--allowed-roots"),
+        ("file://{root}/../../../../etc/hostname", 403, "path_not_allowed", "--allowed-roots"),
+        ("file://elsewhere/a.png", 400, "unsupported_url", "file://elsewhere"),
+    ],
+)
+def test_what_is_refused(
+    source: ImageSource, tmp_path: Path, url: str, status: int, code: str, message: str
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        source.content(url.format(root=tmp_path / "root"), "it")
+    assert (refused.value.status_code, refused.value.code) == (status, code)
+    assert message in refused.value.detail
+    assert len(refused.value.detail) < 500
+
+
+def request_of(*parts: dict[str, Any], **fields: Any) -> ChatRequest:
+    messages = [{"role": "user", "content": list(parts)}]
+    return ChatRequest.model_validate({"model": "tiny", "messages": messages} | fields)
+
+
+def image(url: str = "data:image/png;base64,AAAA", **fields: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url} | fields}
+
+
+def test_too_many_images_are_refused_before_any_is_read() -> None:
+    nobody: Any = None
+    understand = Understanding(nobody, nobody, "/", nobody, nobody, nobody, max_images=3)
+    for as_video in (False, True):
+        request = request_of(*[image()] * 4, images_as_video=as_video)
+        with pytest.raises(ApiError, match="hold 4 images, this server reads 3") as refused:
+            asyncio.run(understand(request))
+        assert (refused.value.status_code, refused.value.code) == (400, "too_many_images")
+
+
+def test_detail_is_that_of_the_encoding() -> None:
+    for detail in ("auto", "high"):
+        request_of(image(detail=detail))
+    with pytest.raises(ValidationError, match="detail"):
+        request_of(image(detail="low"))
