@@ -33,8 +33,14 @@ class TaskSettings(Protocol):
 
 
 def deciding_settings(config: Any, without: Collection[str]) -> dict[str, Any]:
-    """The settings that decide what is written: all but those that only say how."""
-    return {name: v for name, v in dataclasses.asdict(config).items() if name not in without}
+    """The settings that decide what is written: all but those that only say how, and `held_out`
+    only where something is."""
+    settings = {name: v for name, v in dataclasses.asdict(config).items() if name not in without}
+    if settings["held_out"] is None:
+        del settings["held_out"]
+    else:
+        settings["held_out"] = float(settings["held_out"])  # 4 and 4.0 are the same run
+    return settings
 
 
 def check_same(

@@ -43,8 +43,12 @@ class TextDataConfig:
     contain control tokens."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with a record or file that cannot be read: stop, or leave it out and count it."""
+    held_out: float | None = None
+    """Documents that are not trained on but validated on (`--extend.validate-every`): how many, or
+    below 1, what share of all; None, none. They are chosen by a digest of their tokens, so equal
+    documents stay together. They lie in the folder `held_out` of the shards, each of them once."""
     seed: int = 0
-    """Decides which documents are repeated or left out, and their order."""
+    """Decides which documents are held out, repeated or left out, and their order."""
     part_tokens: int = 2**24
     """Tokens in one file of shards, 64 MiB: the unit of packing and of resuming."""
     group_bytes: int = 16 * 2**20
@@ -79,8 +83,13 @@ class ImageDataConfig:
     on_error: Literal["skip", "stop"] = "skip"
     """What to do with a sample that cannot be used: leave it out and name it in the report, or
     stop."""
+    held_out: float | None = None
+    """Samples that are not trained on but validated on (`--align.validate-every`): how many, or
+    below 1, what share of all; None, none. They are chosen by a digest of the images that they
+    show, so samples about one image stay together. They lie in the folder `held_out` of the
+    shards."""
     seed: int = 0
-    """Decides the order of the samples, and what `random` in a mixture takes."""
+    """Decides which samples are held out, their order, and what `random` in a mixture takes."""
     part_samples: int = 256
     """Samples in one file of shards: the unit of parallel work and of resuming."""
     task_cpus: float = 1.0
@@ -110,5 +119,11 @@ def _check(
             wanted = "at least 1 or None" if name in optional else "at least 1"
             option = f"--{group}.{name.replace('_', '-')}"
             raise ValueError(f"{option} must be {wanted}, got {value}")
+    held_out = config.held_out
+    if held_out is not None and (held_out <= 0 or (held_out > 1 and held_out % 1)):
+        raise ValueError(
+            f"--{group}.held-out must be a whole number, a share between 0 and 1, or None, got "
+            f"{held_out:g}"
+        )
     if config.task_cpus <= 0:
         raise ValueError(f"--{group}.task-cpus must be above 0, got {config.task_cpus}")

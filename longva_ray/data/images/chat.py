@@ -108,6 +108,14 @@ def read_samples(places: Sequence[str], *, image_folder: str | None, seed: int) 
     return samples
 
 
+def shown(raw: RawSample) -> str:
+    """What a sample shows, as text: its images and videos, or all that it says where there is
+    neither. Samples about one image have the same."""
+    content = raw.content
+    items = [content.get(kind) for kind in ("image", "video")] if isinstance(content, dict) else []
+    return json.dumps([raw.folder, items] if any(items) else content)
+
+
 def parse_sample(raw: RawSample) -> ChatSample:
     """The conversation of a sample.
 

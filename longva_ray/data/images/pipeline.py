@@ -15,6 +15,7 @@ The driver holds the text of all conversations; pixels never pass through it. Im
 they are when their part is written.
 """
 
+import dataclasses
 import json
 import logging
 import time
@@ -23,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from longva_ray.data.images.chat import RawSample, read_samples
+from longva_ray.data.held_out import choose_held_out, digest_number
+from longva_ray.data.images.chat import RawSample, read_samples, shown
 from longva_ray.data.images.encode import EncodePart, PartResult, read_result
 from longva_ray.data.images.manifest import Provenance, manifest_of, video_settings
 from longva_ray.data.images.report import REPORT_NAME, image_report
@@ -34,8 +36,9 @@ from longva_ray.data.images.shards import (
     VisionShardWriter,
 )
 from longva_ray.data.preparation import check_same, deciding_settings, run_missing
+from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
-from longva_ray.files.parts import clean
+from longva_ray.files.parts import HELD_OUT, clean
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.lm.load import load_longva_config
@@ -86,15 +89,45 @@ def prepare_images(
         video_fitting=model.fitting_of_videos,
         max_tokens=config.row_tokens,
     )
-    writer = VisionShardWriter(output, key=origin.key)
+    if config.held_out is not None:
+        held_out, samples = _hold_out(samples, config.held_out, config.seed)
+        apart = dataclasses.replace(origin, key=digest_of(origin.key, HELD_OUT))
+        _write(held_out, folder.inside(HELD_OUT), encoder, apart, config)
+    else:  # what an interrupted run with other settings may have left
+        folder.delete(HELD_OUT)
+    metadata = _write(samples, folder, encoder, origin, config)
+    logger.info(
+        "prepared %d samples in %.1f s", metadata.num_samples, time.perf_counter() - started
+    )
+    return metadata
+
+
+def _hold_out(
+    samples: Sequence[RawSample], wanted: float, seed: int
+) -> tuple[list[RawSample], list[RawSample]]:
+    """(samples that are held out, all others)."""
+    numbers = [digest_number(seed, shown(sample)) for sample in samples]
+    chosen = choose_held_out(np.array(numbers, np.uint64), wanted).tolist()
+    logger.info("%d of %d samples are held out", sum(chosen), len(chosen))
+    held_out = [sample for sample, is_chosen in zip(samples, chosen, strict=True) if is_chosen]
+    others = [sample for sample, is_chosen in zip(samples, chosen, strict=True) if not is_chosen]
+    return held_out, others
+
+
+def _write(
+    samples: Sequence[RawSample],
+    folder: Folder,
+    encoder: SampleEncoder,
+    origin: Provenance,
+    config: ImageDataConfig,
+) -> VisionShardsMetadata:
+    """Write shards and report into a folder."""
+    writer = VisionShardWriter(folder.place, key=origin.key)
     results = _encode_parts(folder, _slices(samples, config), encoder, writer, origin.key, config)
     metadata = manifest_of(results, origin)
     folder.write(REPORT_NAME, (json.dumps(image_report(results), indent=2) + "\n").encode())
     writer.commit(metadata)
     clean(folder, len(results))
-    logger.info(
-        "prepared %d samples in %.1f s", metadata.num_samples, time.perf_counter() - started
-    )
     return metadata
 
 

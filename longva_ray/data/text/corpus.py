@@ -29,6 +29,8 @@ class CorpusIndex:
     domain_names: tuple[str, ...]
     """Sorted, with those that have only empty documents."""
     counts: tuple[GroupCounts, ...]
+    number_D: npt.NDArray[np.uint64] | None
+    """What says which documents are held out; None where none are."""
 
     @classmethod
     def of(cls, groups: Sequence[TokenisedGroup]) -> "CorpusIndex":
@@ -46,6 +48,20 @@ class CorpusIndex:
             offset_D=np.concatenate([np.cumsum(each) - each for each in lengths]),
             domain_names=tuple(names),
             counts=tuple(group.counts for group in groups),
+            number_D=None
+            if any(group.number_D is None for group in groups)
+            else np.concatenate([group.number_D for group in groups]),
+        )
+
+    def only(self, is_kept_D: npt.NDArray[np.bool_]) -> "CorpusIndex":
+        """The corpus without the other documents."""
+        return dataclasses.replace(
+            self,
+            lengths_D=self.lengths_D[is_kept_D],
+            domains_D=self.domains_D[is_kept_D],
+            group_D=self.group_D[is_kept_D],
+            offset_D=self.offset_D[is_kept_D],
+            number_D=None,
         )
 
 

@@ -1,7 +1,8 @@
 """Groups of documents on disk: where tokenising leaves tokens and packing finds them.
 
     group-00000.tokens  int32 ids of all its documents, after one another
-    group-00000.arrow   length and domain of each document, and counts; written last
+    group-00000.arrow   length and domain of each document, and counts; written last. Where some
+                        are to be held out, also the number that decides which
 
 Groups are the unit of parallel work and of resuming. Their borders follow from the files alone, and
 the documents of all groups in order are the documents of all files in order. Token files are raw,
@@ -28,6 +29,7 @@ MIN_PART_BYTES = 2**20
 """Of a large file; less is not worth a task."""
 
 _COUNTS = b"longva_ray.counts"
+_NUMBER = "number"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,8 @@ class TokenisedGroup:
     """Number of each document's domain in `domain_names`."""
     domain_names: tuple[str, ...]
     counts: GroupCounts
+    number_D: npt.NDArray[np.uint64] | None = None
+    """What says which documents are held out (`data.held_out`); None where none are."""
 
 
 def group_files(files: Sequence[SourceFile], group_bytes: int) -> list[tuple[SourceFile, ...]]:
@@ -88,6 +92,7 @@ def read_group(work: Folder, group: int) -> TokenisedGroup | None:
         domains_D=domain.indices.to_numpy(),
         domain_names=tuple(domain.dictionary.to_pylist()),
         counts=from_dict(GroupCounts, json.loads(table.schema.metadata[_COUNTS])),
+        number_D=table.column(_NUMBER).to_numpy() if _NUMBER in table.column_names else None,
     )
 
 
@@ -99,17 +104,22 @@ def index_name(group: int) -> str:
     return f"group-{group:05d}.arrow"
 
 
-def group_index(lengths: list[int], domains: list[str], counts: GroupCounts) -> pa.Buffer:
-    """The content of a group's index."""
+def group_index(
+    lengths: list[int], domains: list[str], counts: GroupCounts, numbers: list[int] | None
+) -> pa.Buffer:
+    """The content of a group's index; `numbers` are those of `TokenisedGroup.number_D`."""
     names = sorted(set(domains))
     number = {name: index for index, name in enumerate(names)}
     codes = pa.array([number[domain] for domain in domains], pa.int32())
-    table = pa.table(
-        {
-            "length": pa.array(lengths, pa.int32()),
-            "domain": pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string())),
-        }
-    ).replace_schema_metadata({_COUNTS: json.dumps(dataclasses.asdict(counts)).encode()})
+    columns = {
+        "length": pa.array(lengths, pa.int32()),
+        "domain": pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string())),
+    }
+    if numbers is not None:
+        columns[_NUMBER] = pa.array(numbers, pa.uint64())
+    table = pa.table(columns).replace_schema_metadata(
+        {_COUNTS: json.dumps(dataclasses.asdict(counts)).encode()}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

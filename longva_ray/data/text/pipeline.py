@@ -19,14 +19,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from longva_ray.data.held_out import choose_held_out
 from longva_ray.data.preparation import check_same, deciding_settings, run_missing
 from longva_ray.data.text.corpus import CorpusIndex, PackPart, PartPlan, part_plans
 from longva_ray.data.text.files import SourceFile, find_files, source_fingerprint
 from longva_ray.data.text.groups import TokenisedGroup, group_files, read_group
 from longva_ray.data.text.mixture import count_copies
-from longva_ray.data.text.packing import pack, shuffled_stream
+from longva_ray.data.text.packing import IntArray, pack, shuffled_stream
 from longva_ray.data.text.report import REPORT_NAME, TextReport, plot_report
 from longva_ray.data.text.shards import (
     TOKEN_SHARDS,
@@ -37,7 +39,7 @@ from longva_ray.data.text.shards import (
 from longva_ray.data.text.tokenise import TokeniseGroup, TokeniseSpec, resolve_separator
 from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
-from longva_ray.files.parts import clean
+from longva_ray.files.parts import HELD_OUT, clean
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.settings.data import TextDataConfig
@@ -174,6 +176,14 @@ def _tokenise(run: _Run) -> list[TokenisedGroup]:
 
 
 def _pack(run: _Run, corpus: CorpusIndex) -> TokenShardsMetadata:
+    """Write the shards, those that are held out first: the manifest of the others says that all are
+    there."""
+    digests = [counts.tokens_blake2b for counts in corpus.counts]
+    content_key = digest_of(json.dumps([digests, run.fingerprint, run.settings]))
+    if run.config.held_out is not None:
+        corpus = _hold_out(run, corpus, run.config.held_out, digest_of(content_key, HELD_OUT))
+    else:  # what an interrupted run with other settings may have left
+        run.output.delete(HELD_OUT)
     config = run.config
     copies_D = count_copies(
         corpus.lengths_D,
@@ -183,6 +193,29 @@ def _pack(run: _Run, corpus: CorpusIndex) -> TokenShardsMetadata:
         target_tokens=config.target_tokens,
         seed=config.seed,
     )
+    metadata = _write(run, corpus, copies_D, folder=run.output, content_key=content_key)
+    _clean(run, metadata)
+    return metadata
+
+
+def _hold_out(run: _Run, corpus: CorpusIndex, wanted: float, content_key: str) -> CorpusIndex:
+    """Write the shards of the documents that are held out; returns the corpus without them."""
+    assert corpus.number_D is not None
+    is_held_out_D = choose_held_out(corpus.number_D, wanted)
+    # What could not be read is told of the others.
+    held_out = dataclasses.replace(corpus.only(is_held_out_D), counts=())
+    logger.info("%d of %d documents are held out", len(held_out.lengths_D), len(corpus.lengths_D))
+    folder, once = run.output.inside(HELD_OUT), np.ones_like(held_out.lengths_D)
+    metadata = _write(run, held_out, once, folder=folder, content_key=content_key)
+    clean(folder, len(metadata.part_sequences))
+    return corpus.only(~is_held_out_D)
+
+
+def _write(
+    run: _Run, corpus: CorpusIndex, copies_D: IntArray, *, folder: Folder, content_key: str
+) -> TokenShardsMetadata:
+    """Write shards and report into a folder, every document as often as it was taken."""
+    config = run.config
     plan = pack(
         shuffled_stream(copies_D, config.seed),
         corpus.lengths_D,
@@ -196,10 +229,8 @@ def _pack(run: _Run, corpus: CorpusIndex) -> TokenShardsMetadata:
         longer_than=config.upsample_longer_than,
         sequence_length=config.sequence_length,
     )
-    digests = [counts.tokens_blake2b for counts in corpus.counts]
-    content_key = digest_of(json.dumps([digests, run.fingerprint, run.settings]))
     writer = TokenShardWriter(
-        run.output.place, content_key=content_key, sequence_length=config.sequence_length
+        folder.place, content_key=content_key, sequence_length=config.sequence_length
     )
     parts = part_plans(corpus, plan, max(1, config.part_tokens // config.sequence_length))
     records = _write_parts(run, parts, writer)
@@ -221,10 +252,9 @@ def _pack(run: _Run, corpus: CorpusIndex) -> TokenShardsMetadata:
         part_sequences=tuple(record.num_sequences for record in records),
         part_bytes=tuple(record.num_bytes for record in records),
     )
-    run.output.write(REPORT_NAME, report.to_json().encode())
-    run.output.write(PLOT_NAME, plot_report(report))
+    folder.write(REPORT_NAME, report.to_json().encode())
+    folder.write(PLOT_NAME, plot_report(report))
     writer.commit(metadata)
-    _clean(run, metadata)
     return metadata
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from longva_ray.data.held_out import digest_number
 from longva_ray.data.text.documents import BadRecord, SourceDocument
 from longva_ray.data.text.files import SourceFile, TextError
 from longva_ray.data.text.groups import (
@@ -88,24 +89,28 @@ class TokeniseGroup:
         """
         # Tasks run side by side already; threads of the tokenizer on top would only compete.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        tally = _Tally(skip=self._spec.config.on_error == "skip")
+        config = self._spec.config
+        tally = _Tally(skip=config.on_error == "skip")
         digest = Digest()
         lengths: list[int] = []
         domains: list[str] = []
+        numbers: list[int] | None = None if config.held_out is None else []
         with self._work.writing(tokens_name(group)) as out:
-            for batch in _batches(tally.documents(files, self._spec.config)):
+            for batch in _batches(tally.documents(files, config)):
                 for document, ids in zip(batch, self._tokenise(batch), strict=True):
                     out.write(ids.tobytes())
                     digest.add(ids.data)
                     lengths.append(len(ids))
                     domains.append(document.domain)
+                    if numbers is not None:
+                        numbers.append(digest_number(config.seed, ids.data))
         counts = GroupCounts(
             empty=dict(tally.empty),
             unreadable=tally.unreadable,
             messages=tuple(tally.messages),
             tokens_blake2b=digest.hex(),
         )
-        self._work.write(index_name(group), group_index(lengths, domains, counts))
+        self._work.write(index_name(group), group_index(lengths, domains, counts, numbers))
         return len(lengths)
 
     def _tokenise(self, batch: Sequence[SourceDocument]) -> Iterator[npt.NDArray[np.int32]]:

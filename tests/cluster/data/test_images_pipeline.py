@@ -50,6 +50,10 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def names_in(place: Path) -> set[str]:
+    return {name for row in VisionShards(str(place)) for name in row.sample_ids}
+
+
 def test_every_sample_is_written_once_or_named(prepared: Path) -> None:
     shards = VisionShards(str(prepared))
     rows = [shards[index] for index in range(len(shards))]
@@ -75,7 +79,11 @@ def test_parallel_and_alone_give_the_same_bytes(
 ) -> None:
     alone = prepare(samples, tmp_path / "alone", base, replace(CONFIG, max_tasks=1))
     assert content(alone) == content(prepared)
-    other = prepare(samples, tmp_path / "other", base, replace(CONFIG, seed=1))
+    other = prepare(samples, tmp_path / "other", base, replace(CONFIG, seed=1, held_out=2))
+    written = [names_in(place) for place in (other, other / "held_out", prepared)]
+    assert written[0] | written[1] == written[2]
+    assert not written[0] & written[1]
+    assert written[1], "a sample that can be used is held out"
     keys = [VisionShards(folder).metadata.content_key for folder in (other, prepared)]
     assert keys[0] != keys[1]
 

@@ -29,6 +29,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def texts_in(output: Path) -> set[str]:
+    return set(packed_documents(output)[0])
+
+
 def packed_documents(output: Path) -> tuple[list[str], int]:
     """Documents of the shards, put together again by their separators, and the padding."""
     shards = TokenShards(output)
@@ -119,10 +123,22 @@ def test_parallelism_changes_no_byte(
     assert shard_files(tmp_path) == shard_files(prepared)
 
 
-def test_another_seed_gives_other_sequences(
+def test_documents_are_trained_on_or_held_out_and_another_seed_gives_other_sequences(
     prepared: Path, texts: Path, tokenizer_folder: str, tmp_path: Path
 ) -> None:
-    prepare(texts, tmp_path, tokenizer_folder, replace(CONFIG, seed=8))
+    """A tenth is held out, each document once, and nothing is in both."""
+    prepare(texts, tmp_path, tokenizer_folder, replace(CONFIG, seed=8, held_out=0.1))
+    held_out, _ = packed_documents(tmp_path / "held_out")
+    every = {record["text"] for record in texts_of(0)}
+    assert len(held_out) == len(set(held_out)) == len(every) // 10
+    assert texts_in(tmp_path) <= every - set(held_out)
+    report = read_report(str(tmp_path))
+    assert sum(domain.documents_read for domain in report.domains) == len(every) - len(held_out)
+    assert TokenShards(tmp_path).metadata.settings["held_out"] == 0.1
+    assert "held_out" not in TokenShards(prepared).metadata.settings
+    names = {name.partition("/")[2] for name in shard_files(tmp_path) if "/" in name}
+    others = {name for name in names if not name.startswith("part-")}
+    assert others == {"token_shards.json", "report.json", "report.png"}
     assert not np.array_equal(
         TokenShards(tmp_path)[0].input_ids_T, TokenShards(prepared)[0].input_ids_T
     )
