@@ -1,12 +1,12 @@
-"""A file of questions about videos, for one or several models: accuracy by any field.
+"""A file of questions about videos and images, for one or several models: accuracy by any field.
 
     ray job submit --working-dir . -- python jobs/eval_questions.py --recipe longva_7b \\
         --models LongVA=lmms-lab/LongVA-7B --file /data/videomme.jsonl --by duration category \\
         --questions.frames 128 --store s3://bucket/shards --out /shared/videomme
 
-A line of the file: {"id": ..., "video": ..., "question": ..., "options": [...], "answer": "B"}, and
-any further fields. Writes questions.json and questions.png to --out. Start it again to continue
-where it stopped."""
+A line of the file: {"id": ..., "video": ..., "question": ..., "options": [...], "answer": "B"}, or
+"image" in place of "video", and any further fields. Writes questions.json and questions.png to
+--out. Start it again to continue where it stopped."""
 
 from dataclasses import dataclass
 
@@ -21,13 +21,13 @@ from longva_ray.settings.questions import QuestionsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Questions about videos in bulk."""
+    """Questions about videos and images in bulk."""
 
     models: tuple[str, ...] = ()
     """LongVA checkpoints as name=path, in the order of the table's columns."""
     file: str
-    """JSON Lines: id, video, question, options (or none), answer. The video is a path, also
-    relative to the file, a URI, or the id of an encoded one."""
+    """JSON Lines: id, video or image, question, options (or none), answer. A video is a path, also
+    relative to the file, a URI, or the id of an encoded one; an image is a path or a URI."""
     by: tuple[str, ...] = ()
     """Fields of the file by which accuracy is shown."""
     store: str = "outputs/shards"

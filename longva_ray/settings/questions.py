@@ -10,7 +10,7 @@ Decide = Literal["letter", "text", "generate"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionsConfig(SweepConfig):
-    """How questions about videos are asked, and how an answer is decided."""
+    """How questions about videos and images are asked, and how an answer is decided."""
 
     stage: ClassVar[str] = "questions"
     decide: Decide = "letter"

@@ -8,13 +8,16 @@ by what does that there (`FrameEncoder.arrange`). No Ray in here.
 Shapes: S visual tokens, D width of the language model.
 """
 
+from typing import Any
+
 import torch
 
+from longva_ray.files.places import read_file
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.images import ImageSpec, ImageStore, image_id_of, image_spec
 from longva_ray.vision.frame_encoder import FrameEncoder
-from longva_ray.vision.read_image import opened_image
+from longva_ray.vision.read_image import ImageError, opened_image
 
 
 class ImageEncoder:
@@ -55,6 +58,24 @@ class ImageEncoder:
         source_S2 = torch.from_numpy(cut.source_S2)
         micro_batch = self._spec.micro_batch
         return self._encoder.encode_images(cut.grids_GYXC, source_S2, micro_batch).cpu()
+
+
+class EncodeImage:
+    """Worker of a graph: the place of an image -> its id, or why it cannot be read."""
+
+    def __init__(self, checkpoint: str, config: EncodeConfig, store: str) -> None:
+        self._encode, _ = load_image_encoder(checkpoint, config, ImageStore(store))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One row of columns, as Ray Data hands it out."""
+        image_id, error = "", ""
+        try:
+            image_id = self._encode(read_file(str(batch["path"][0])), "it")
+        except ImageError as wrong:
+            error = str(wrong)
+        except OSError as wrong:
+            error = f"it cannot be read: {wrong}"
+        return batch | {"image_id": [image_id], "error": [error]}
 
 
 def load_image_encoder(

@@ -6,13 +6,14 @@
     Answer with the option's letter from the given choices directly.
 
 This is the prompt of multiple choices in the released code and in lmms-eval's Video-MME. The video
-stands before it, so questions about one video begin alike and its tokens are read once.
+or image stands before it, so questions about one begin alike and its tokens are read once.
 
 An option is chosen by likelihood, which is exact, or its letter is read from a free answer. A free
 answer to an open question is right when it is the true one, apart from case, spaces, and
 punctuation around it: no synonym counts, and no judge is asked.
 
-Shapes: F frames, Q visual tokens of a frame, D width of the language model.
+Shapes: F frames, Q visual tokens of a frame, S visual tokens of an image, D width of the language
+model.
 """
 
 import re
@@ -42,7 +43,7 @@ snow", "(B)", "The answer is B.", but not "A man walks"."""
 
 
 def prompt_text(record: QuestionRecord, decide: Decide) -> str:
-    """What stands after the video."""
+    """What stands after the video or image."""
     if not record.options or decide == "text":
         return record.question
     listed = [
@@ -52,17 +53,17 @@ def prompt_text(record: QuestionRecord, decide: Decide) -> str:
 
 
 def ask(
-    engine: AnswerEngine, record: QuestionRecord, tokens_FQD: torch.Tensor, config: QuestionsConfig
+    engine: AnswerEngine, record: QuestionRecord, tokens: torch.Tensor, config: QuestionsConfig
 ) -> TrialOutcome:
-    """Ask about the video with these tokens, and decide.
+    """Ask about the video (FQD) or image (SD) with these tokens, and decide.
 
     Returns:
         right; said, the letter chosen or the open answer, None when no letter could be read;
         logprobs of all options, and text of the free answer, each None when it was not needed.
     """
     text = prompt_text(record, config.decide)
-    content = [{"type": "video"}, {"type": "text", "text": text}]
-    question = Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
+    content = [{"type": record.item.kind}, {"type": "text", "text": text}]
+    question = Question(messages=[{"role": "user", "content": content}], items=[tokens])
     prompt = engine.read(question)
     if record.options and config.decide != "generate":
         by_letter = config.decide == "letter"

@@ -1,12 +1,12 @@
-"""A file of questions about videos -> checked records.
+"""A file of questions about videos and images -> checked records.
 
     {"id": "7-1", "video": "7.mp4", "question": "What falls?", "options": ["Rain", "Snow"],
      "answer": "B", "duration": "short"}
 
 JSON Lines: one object a line. `options` makes it a multiple choice, whose `answer` is a letter or
 an index from 0; without them the `answer` is a text. `video` is a path, a URI, or the id of a video
-that is encoded already; a relative path begins at the file's own folder. Every other field is kept,
-for tables.
+that is encoded already; in its place, `image` is a path or a URI. A relative path begins at the
+file's own folder. Every other field is kept, for tables.
 """
 
 import dataclasses
@@ -14,12 +14,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
-from typing import Any
+from typing import Any, Literal
 
+from longva_ray.data.images.chat import Item
 from longva_ray.files.places import absolute, child, is_uri, parent, read_file
 from longva_ray.shards.schema import is_video_id
 
-_OWN = ("id", "video", "question", "options", "answer")
+_OWN = ("id", "video", "image", "question", "options", "answer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +28,8 @@ class QuestionRecord:
     """One question and its right answer."""
 
     id: str
-    video: str
-    """Absolute path, URI, or id in the store."""
+    item: Item
+    """What is asked about: an absolute path, a URI, or the id of a video in the store."""
     question: str
     options: tuple[str, ...]
     """Empty for an open question."""
@@ -40,7 +41,7 @@ class QuestionRecord:
     @property
     def is_encoded(self) -> bool:
         """Whether the video is named by its id in the store."""
-        return is_video_id(self.video)
+        return self.item.kind == "video" and is_video_id(self.item.place)
 
 
 def read_questions(place: str) -> list[QuestionRecord]:
@@ -88,7 +89,7 @@ def _record(row: Any, folder: str) -> QuestionRecord:
     options = _options(row.get("options"))
     return QuestionRecord(
         id=str(number) if is_number else _text(row, "id"),
-        video=_video(_text(row, "video"), folder),
+        item=_item(row, folder),
         question=_text(row, "question"),
         options=options,
         answer=_letter(row.get("answer"), len(options)) if options else _text(row, "answer"),
@@ -96,11 +97,15 @@ def _record(row: Any, folder: str) -> QuestionRecord:
     )
 
 
-def _video(video: str, folder: str) -> str:
-    if is_video_id(video):
-        return video
-    stands_alone = is_uri(video) or Path(video).expanduser().is_absolute()
-    return absolute(video if stands_alone else child(folder, video))
+def _item(row: Mapping[str, Any], folder: str) -> Item:
+    if row.get("image") is not None and row.get("video") is not None:
+        raise ValueError("it names a video and an image; want one of them")
+    kind: Literal["image", "video"] = "image" if row.get("image") is not None else "video"
+    place = _text(row, kind)
+    if kind == "video" and is_video_id(place):
+        return Item(kind=kind, place=place)
+    stands_alone = is_uri(place) or Path(place).expanduser().is_absolute()
+    return Item(kind=kind, place=absolute(place if stands_alone else child(folder, place)))
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

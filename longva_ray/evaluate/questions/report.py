@@ -1,8 +1,8 @@
 """Answers to questions -> accuracy with intervals, over all and by field; a table for a person.
 
-Two scores: the share of questions that are right, and the share of videos of which every question
-is. Each has Wilson's 95% interval, which takes trials as independent: questions about one video are
-not quite, so the interval of the first is a little too narrow.
+Two scores: the share of questions that are right, and the share of videos and images of which every
+question is. Each has Wilson's 95% interval, which takes trials as independent: questions about one
+video are not quite, so the interval of the first is a little too narrow.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Answered:
     """A question, and what became of it."""
 
     record: QuestionRecord
-    video_id: str
+    item_id: str
     outcome: TrialOutcome
 
 
@@ -36,12 +36,12 @@ def label(record: QuestionRecord, field: str) -> str:
 
 
 def tally(answered: Iterable[Answered]) -> dict[str, Any]:
-    """Both scores: `questions`, and `videos` of which all these questions are right."""
-    videos: dict[str, list[bool]] = {}
+    """Both scores: `questions`, and `videos`, images too, of which all these are right."""
+    items: dict[str, list[bool]] = {}
     for each in answered:
-        videos.setdefault(each.video_id, []).append(each.outcome["right"])
-    questions = [{"right": right} for video in videos.values() for right in video]
-    groups = [{"right": all(video)} for video in videos.values()]
+        items.setdefault(each.item_id, []).append(each.outcome["right"])
+    questions = [{"right": right} for item in items.values() for right in item]
+    groups = [{"right": all(item)} for item in items.values()]
     return {"questions": rate(questions, "right"), "videos": rate(groups, "right")}
 
 
@@ -68,7 +68,9 @@ def describe_questions(report: Mapping[str, Any]) -> str:
     models = report["models"]
     rows = [("", [model["name"] for model in models])]
     rows.append(("all questions", [_cell(model["average"]["questions"]) for model in models]))
-    rows.append(("all of a video", [_cell(model["average"]["videos"]) for model in models]))
+    rows.append(
+        ("all of a video or image", [_cell(model["average"]["videos"]) for model in models])
+    )
     for field in report["by"]:
         tables = [{row["value"]: row for row in model["by"][field]} for model in models]
         for value in dict.fromkeys(value for table in tables for value in table):
@@ -82,8 +84,8 @@ def describe_questions(report: Mapping[str, Any]) -> str:
         for name, cells in rows
     ]
     lines += [
-        f"{model['name']}: {len(each['questions'])} question(s) about {each['video']} not asked: "
-        f"{each['error']}"
+        f"{model['name']}: {len(each['questions'])} question(s) about "
+        f"{each.get('video') or each['image']} not asked: {each['error']}"
         for model in models
         for each in model["not_asked"]
     ]

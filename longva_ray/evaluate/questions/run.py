@@ -1,10 +1,10 @@
 """Questions in bulk over a cluster: models and a file of questions in, a report with a figure out.
 
-    videos -> shards (Ray Data) -> subjects x groups of questions -> <out>/questions.json, .png
+    videos, images -> shards (Ray Data) -> subjects x groups -> <out>/questions.json, .png
 
-Each model's own encoder reads each video once; what the store already has is not encoded again. A
-video that cannot be read is named in the report, its questions count neither as right nor as wrong,
-and the others are asked.
+Each model's own encoder reads each video and image once; what the store already has is not encoded
+again. One that cannot be read is named in the report, its questions count neither as right nor as
+wrong, and the others are asked.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.experiment import deciding, fingerprint_subjects, run_trials
 from longva_ray.evaluate.questions.figure import draw_questions
 from longva_ray.evaluate.questions.records import QuestionRecord, check_fields
@@ -22,6 +23,8 @@ from longva_ray.evaluate.subjects import Subject
 from longva_ray.lm.base_models import is_longva
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.questions import QuestionsConfig
+from longva_ray.shards.image_pipeline import encode_images
+from longva_ray.shards.images import ImageSpec, image_spec
 from longva_ray.shards.pipeline import describe_on_worker, encode_videos
 from longva_ray.shards.schema import EncodingSpec, ShardError
 from longva_ray.shards.store import ShardStore
@@ -35,14 +38,15 @@ DECIDING_QUESTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
-    """What one checkpoint's encoder made of the videos, by how the questions name them."""
+    """What one checkpoint's encoder made of videos and images, by how the questions name them."""
 
     weights: str
     """Fingerprint of the checkpoint."""
     store: str
     spec: EncodingSpec
-    video_ids: Mapping[str, str]
-    errors: Mapping[str, str]
+    image_spec: ImageSpec
+    ids: Mapping[Item, str]
+    errors: Mapping[Item, str]
 
 
 def run_questions(
@@ -59,11 +63,11 @@ def run_questions(
 
     `store` is the folder or URI of the shards, as every node reaches it. Goes on where an earlier
     run into the same folder stopped. Raises ValueError for a model that cannot see, a field that no
-    question has, or when no video can be read.
+    question has, or when nothing can be read.
     """
     for subject in subjects:
         if not is_longva(subject.path):
-            raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see a video")
+            raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see")
     check_fields(records, by)
     num_open = sum(not record.options for record in records)
     if num_open and config.ring_size > 1:
@@ -107,27 +111,44 @@ def _encode(
     store: str,
     config: EncodeConfig,
 ) -> _Seen:
-    shards = ShardStore(store)
-    files = list(dict.fromkeys(record.video for record in records if not record.is_encoded))
-    video_ids, errors = {}, {}
-    if files:
-        encoded = encode_videos(files, store=shards, checkpoint=checkpoint, config=config)
+    shards, items = ShardStore(store), dict.fromkeys(record.item for record in records)
+    named = dict.fromkeys(record.item for record in records if record.is_encoded)
+    videos = [item.place for item in items if item.kind == "video" and item not in named]
+    images = [item.place for item in items if item.kind == "image"]
+    ids: dict[Item, str] = {}
+    errors: dict[Item, str] = {}
+    if videos:
+        encoded = encode_videos(videos, store=shards, checkpoint=checkpoint, config=config)
         spec = encoded.spec
-        video_ids = {video.path: video.video_id for video in encoded.videos if not video.error}
-        errors = {video.path: video.error for video in encoded.failed}
+        for video in encoded.videos:
+            found = errors if video.error else ids
+            found[Item(kind="video", place=video.path)] = video.error or video.video_id
     else:
         spec = describe_on_worker(checkpoint, config)
-    for video_id in dict.fromkeys(record.video for record in records if record.is_encoded):
+    for image in encode_images(images, store=store, checkpoint=checkpoint, config=config):
+        found = errors if image.error else ids
+        found[Item(kind="image", place=image.path)] = image.error or image.image_id
+    for item in named:
         try:
-            shards.open(video_id, spec)
+            shards.open(item.place, spec)
         except (KeyError, ShardError) as error:
-            errors[video_id] = str(error.args[0])
+            errors[item] = str(error.args[0])
         else:
-            video_ids[video_id] = video_id
-    if not video_ids:
+            ids[item] = item.place
+    if not ids:
         first, why = next(iter(errors.items()))
-        raise ValueError(f"none of {len(errors)} video(s) can be read; the first is {first}: {why}")
-    return _Seen(weights=weights, store=store, spec=spec, video_ids=video_ids, errors=errors)
+        raise ValueError(
+            f"none of {len(errors)} video(s) and image(s) can be read; the first is {first.place}: "
+            f"{why}"
+        )
+    return _Seen(
+        weights=weights,
+        store=store,
+        spec=spec,
+        image_spec=image_spec(checkpoint, spec.encoder_fingerprint, config),
+        ids=ids,
+        errors=errors,
+    )
 
 
 def _ask(
@@ -138,12 +159,15 @@ def _ask(
     out: Path,
 ) -> list[Answered]:
     """Every question that could be asked, in the order of the file."""
-    groups = plan_groups(records, seen.video_ids)
+    groups = plan_groups(records, seen.ids)
     swept = run_trials(
         f"questions {subject.name}",
         groups,
         QuestionWorker,
-        {"subject": subject, "config": config, "store": seen.store, "spec": seen.spec},
+        {
+            **{"subject": subject, "config": config, "store": seen.store},
+            **{"spec": seen.spec, "image_spec": seen.image_spec},
+        },
         config=config,
         out=out,
         decided_by=(
@@ -154,7 +178,7 @@ def _ask(
     place = {record.id: number for number, record in enumerate(records)}
     trials = [trial for group in groups for trial in group]
     return [
-        Answered(record=trial.record, video_id=trial.video_id, outcome=swept.outcomes[trial.key])
+        Answered(record=trial.record, item_id=trial.item_id, outcome=swept.outcomes[trial.key])
         for trial in sorted(trials, key=lambda trial: place[trial.record.id])
     ]
 
@@ -162,9 +186,9 @@ def _ask(
 def _not_asked(records: Sequence[QuestionRecord], seen: _Seen) -> list[dict[str, Any]]:
     return [
         {
-            "video": video,
+            item.kind: item.place,
             "error": error,
-            "questions": [record.id for record in records if record.video == video],
+            "questions": [record.id for record in records if record.item == item],
         }
-        for video, error in seen.errors.items()
+        for item, error in seen.errors.items()
     ]

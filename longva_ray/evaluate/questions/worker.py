@@ -1,11 +1,12 @@
-"""Questions in groups of one video, and the worker that asks them.
+"""Questions in groups about one video or image, and the worker that asks them.
 
     records -> groups of trials -> outcomes by key
 
-The engine keeps the prompt that it read last, and all prompts of a group begin with the same video:
-its tokens are loaded and read once.
+The engine keeps the prompt that it read last, and all prompts of a group begin with the same
+video or image: its tokens are loaded and read once.
 
-Shapes: F frames, Q visual tokens of a frame, D width of the language model.
+Shapes: F frames, Q visual tokens of a frame, S visual tokens of an image, D width of the language
+model.
 """
 
 import dataclasses
@@ -15,46 +16,49 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 
+from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.evaluate.questions.ask import ask
 from longva_ray.evaluate.questions.records import QuestionRecord
 from longva_ray.evaluate.subjects import Subject, load_subject
 from longva_ray.files.digest import fingerprint_of
 from longva_ray.settings.questions import QuestionsConfig
+from longva_ray.shards.images import ImageSpec, ImageStore
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionTrial:
-    """A question about an encoded video."""
+    """A question about an encoded video or image."""
 
     record: QuestionRecord
-    video_id: str
+    item_id: str
 
     @property
     def key(self) -> str:
-        """Name in the ledger. A question that is edited, or asked about another video, is another
+        """Name in the ledger. A question that is edited, or asked about something else, is another
         trial; where its file lies, and its other fields, do not matter."""
         record = self.record
-        asked = (self.video_id, record.question, record.options, record.answer)
+        asked = (self.item_id, record.question, record.options, record.answer)
         return f"{record.id}-{fingerprint_of(*asked)}"
 
 
 def plan_groups(
-    records: Sequence[QuestionRecord], video_ids: Mapping[str, str]
+    records: Sequence[QuestionRecord], ids: Mapping[Item, str]
 ) -> list[list[QuestionTrial]]:
-    """Trials grouped by video, in the order of the records.
+    """Trials grouped by what they are about, in the order of the records.
 
     Args:
-        video_ids: id of each video by how the records name it; questions about others are left out.
+        ids: of each video and image, by how the records name it; questions about others are left
+            out.
     """
     groups: dict[str, list[QuestionTrial]] = {}
     for record in records:
-        video_id = video_ids.get(record.video)
-        if video_id is not None:
-            trial = QuestionTrial(record=record, video_id=video_id)
-            groups.setdefault(video_id, []).append(trial)
+        item_id = ids.get(record.item)
+        if item_id is not None:
+            trial = QuestionTrial(record=record, item_id=item_id)
+            groups.setdefault(item_id, []).append(trial)
     return list(groups.values())
 
 
@@ -67,22 +71,30 @@ class QuestionWorker:
         config: QuestionsConfig,
         store: str,
         spec: EncodingSpec,
+        image_spec: ImageSpec,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self._config = config
-        self._store, self._spec = ShardStore(store), spec
+        self._videos, self._spec = ShardStore(store), spec
+        self._images, self._image_spec = ImageStore(store), image_spec
         self.engine = load_subject(subject, config, group)
 
     def __call__(self, trials: Sequence[QuestionTrial]) -> dict[str, TrialOutcome]:
-        (video_id,) = {trial.video_id for trial in trials}
-        tokens_FQD = self._tokens(video_id)
+        ((kind, item_id),) = {(trial.record.item.kind, trial.item_id) for trial in trials}
+        tokens = self._video(item_id) if kind == "video" else self._image(item_id)
+        tokens = tokens.to(self.engine.device)
         outcomes = {}
         for trial in trials:
             started = time.perf_counter()
-            outcome = ask(self.engine, trial.record, tokens_FQD, self._config)
+            outcome = ask(self.engine, trial.record, tokens, self._config)
             outcomes[trial.key] = outcome | {"seconds": time.perf_counter() - started}
         return outcomes
 
-    def _tokens(self, video_id: str) -> torch.Tensor:
-        video = self._store.open(video_id, self._spec)
-        return video.tokens(video.evenly(self._config.frames)).to(self.engine.device)
+    def _video(self, video_id: str) -> torch.Tensor:
+        """Tokens FQD."""
+        video = self._videos.open(video_id, self._spec)
+        return video.tokens(video.evenly(self._config.frames))
+
+    def _image(self, image_id: str) -> torch.Tensor:
+        """Tokens SD."""
+        return self._images.tokens(image_id, self._image_spec)

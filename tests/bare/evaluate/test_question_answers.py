@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.questions.ask import letter_in, normalised, prompt_text
 from longva_ray.evaluate.questions.records import QuestionRecord
 
@@ -14,7 +15,12 @@ ABCD = ("Rain", "Snow", "A panda", "Nothing")
 
 def record(options: tuple[str, ...]) -> QuestionRecord:
     return QuestionRecord(
-        id="1", video="/1.mp4", question="What falls?", options=options, answer="B", fields={}
+        id="1",
+        item=Item(kind="video", place="/1.mp4"),
+        question="What falls?",
+        options=options,
+        answer="B",
+        fields={},
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.questions.records import QuestionRecord, check_fields, read_questions
 
 CHOICE = {
@@ -36,7 +37,7 @@ def test_a_question_with_everything(tmp_path: Path) -> None:
     more = {"duration": "short", "tags": ["a", 1]}
     assert read_one(tmp_path, **more) == QuestionRecord(
         id="7-1",
-        video=f"{tmp_path}/clips/7.mp4",
+        item=Item(kind="video", place=f"{tmp_path}/clips/7.mp4"),
         question="What falls?",
         options=("Rain", "Snow"),
         answer="B",
@@ -63,11 +64,20 @@ def test_without_options_the_answer_is_a_text(tmp_path: Path, options: Any) -> N
 
 def test_where_videos_are(tmp_path: Path) -> None:
     for video in ("/data/7.mp4", "s3://bucket/7.mp4?region=x"):
-        assert read_one(tmp_path, video=video).video == video
-    assert read_one(tmp_path, video="~/7.mp4").video == str(Path.home() / "7.mp4")
+        assert read_one(tmp_path, video=video).item == Item(kind="video", place=video)
+    assert read_one(tmp_path, video="~/7.mp4").item.place == str(Path.home() / "7.mp4")
     encoded = read_one(tmp_path, video="0123456789abcdef" * 2)
     assert encoded.is_encoded
-    assert encoded.video == "0123456789abcdef" * 2
+    assert encoded.item.place == "0123456789abcdef" * 2
+
+
+def test_an_image_in_place_of_a_video(tmp_path: Path) -> None:
+    for video in (..., None):
+        record = read_one(tmp_path, video=video, image="pictures/7.png")
+        assert record.item == Item(kind="image", place=f"{tmp_path}/pictures/7.png")
+    # Images have no ids that a user would know.
+    named = read_one(tmp_path, video=..., image="0123456789abcdef" * 2)
+    assert (named.is_encoded, named.item.place) == (False, f"{tmp_path}/{'0123456789abcdef' * 2}")
 
 
 def test_a_number_is_an_id_and_texts_may_hold_ends_of_lines(tmp_path: Path) -> None:
@@ -81,6 +91,9 @@ def test_a_number_is_an_id_and_texts_may_hold_ends_of_lines(tmp_path: Path) -> N
         ({"id": ...}, "id is None; want a text"),
         ({"id": True}, "id is True; want a text"),
         ({"video": " "}, "video is ' '; want a text"),
+        ({"video": ...}, "video is None; want a text"),
+        ({"video": ..., "image": 7}, "image is 7; want a text"),
+        ({"image": "7.png"}, "it names a video and an image; want one of them"),
         ({"question": 3}, "question is 3; want a text"),
         ({"question": "\ud800"}, "question is not Unicode"),
         ({"options": []}, "want a list of 2 to 26 texts"),

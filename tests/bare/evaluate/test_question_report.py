@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.questions.figure import draw_questions
 from longva_ray.evaluate.questions.records import QuestionRecord
 from longva_ray.evaluate.questions.report import Answered, describe_questions, summarise
@@ -26,13 +27,13 @@ def answered() -> list[Answered]:
         Answered(
             record=QuestionRecord(
                 id=str(number),
-                video=f"/{number}",
+                item=Item(kind="video", place=f"/{number}"),
                 question="?",
                 options=(),
                 answer="x",
                 fields=fields,
             ),
-            video_id=video,
+            item_id=video,
             outcome={"right": right, "said": "x" if right else "y"},
         )
         for number, (video, right, fields) in enumerate(ANSWERS)
@@ -68,12 +69,15 @@ def test_questions_videos_and_fields_are_counted() -> None:
 def report() -> dict[str, Any]:
     """A second model was asked about two of the videos only."""
     by = ["duration", "level"]
-    lost = {"video": "three", "error": "is empty", "questions": ["4"]}
+    lost = [
+        {"video": "three", "error": "is empty", "questions": ["4"]},
+        {"image": "four", "error": "it has no pixels", "questions": ["5", "6"]},
+    ]
     return {
         "by": by,
         "models": [
             {"name": "before", "not_asked": []} | summarise(answered(), by),
-            {"name": "after", "not_asked": [lost]} | summarise(answered()[2:4], by),
+            {"name": "after", "not_asked": lost} | summarise(answered()[2:4], by),
         ],
     }
 
@@ -91,7 +95,10 @@ def test_a_table_has_a_column_for_each_model(report: dict[str, Any]) -> None:
         "level: 1",
         "level: (missing)",
     ]
-    assert lines[8:] == ["after: 1 question(s) about three not asked: is empty"]
+    assert lines[8:] == [
+        "after: 1 question(s) about three not asked: is empty",
+        "after: 2 question(s) about four not asked: it has no pixels",
+    ]
 
 
 def test_a_figure_has_a_panel_for_each_field(report: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pictures import exchanges_about, write_table
 from PIL import Image
 
 from longva_ray.evaluate.questions.records import read_questions
@@ -30,7 +31,8 @@ ENCODE = EncodeConfig(dtype="float32", encoder_cpus=0.5, encoder_gpus=0, decode_
 
 
 def write_world(folder: Path) -> str:
-    """Two videos, one of them named by its id, too, and one that cannot be read."""
+    """Two videos, one of them named by its id, too, and an image; one of either that cannot be
+    read."""
     rows = []
     for number, seconds in enumerate((12, 24)):
         name = f"{number}.mp4"
@@ -51,6 +53,11 @@ def write_world(folder: Path) -> str:
         ]
     (folder / "bad.mp4").write_bytes(b"\0" * 1000)
     rows.append({"video": "bad.mp4", "question": "what comes first?", "answer": "nothing"})
+    about = {"image": "table.png", "length": "image"}
+    asked = exchanges_about(write_table(folder / "table.png"))[0]
+    rows.append(about | {"question": asked.question, "answer": asked.answer})
+    (folder / "bad.png").write_bytes(b"notes")
+    rows.append(about | {"question": "what comes first?", "answer": "nothing", "image": "bad.png"})
     lines = [json.dumps({"id": number} | row) for number, row in enumerate(rows)]
     path = folder / "questions.jsonl"
     path.write_text("\n".join(lines))
@@ -80,19 +87,23 @@ def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path
     report = run()
     one, two = report["models"]
     assert one | {"name": "two"} == two
-    assert [each["id"] for each in one["answers"]] == list("012345")
-    assert one["average"]["questions"]["score"] >= 5 / 6
-    assert one["average"]["videos"]["trials"] == 2
-    assert [row["value"] for row in one["by"]["length"]] == ["12", "24"]
-    (lost,) = one["not_asked"]
+    assert [each["id"] for each in one["answers"]] == list("0123457")
+    assert one["average"]["questions"]["score"] >= 6 / 7
+    assert one["average"]["videos"]["trials"] == 3
+    assert [row["value"] for row in one["by"]["length"]] == ["12", "24", "image"]
+    assert one["by"]["length"][2]["questions"]["score"] == 1
+    lost, lost_image = one["not_asked"]
     assert (Path(lost["video"]).name, lost["questions"]) == ("bad.mp4", ["6"])
+    assert (Path(lost_image["image"]).name, lost_image["questions"]) == ("bad.png", ["8"])
     table = describe_questions(report).splitlines()
-    assert [line.split("  ")[0] for line in table[1:5]] == [
+    assert [line.split("  ")[0] for line in table[1:6]] == [
         "all questions",
-        "all of a video",
+        "all of a video or image",
         "length: 12",
         "length: 24",
+        "length: image",
     ]
+    assert "bad.png not asked: it is no image of a kind that is read" in table[-1]
     with Image.open(out / "questions.png") as figure:
         assert figure.width > figure.height
 
@@ -105,4 +116,4 @@ def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path
     assert [each.pop("kept", None) for each in again["answers"]].count(True) == 1
     for before, after in zip(one["answers"], again["answers"], strict=True):
         assert before | {"seconds": 0} == after | {"seconds": 0}
-    assert len(ledger.read_text().splitlines()) == 6
+    assert len(ledger.read_text().splitlines()) == 7
