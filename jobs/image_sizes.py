@@ -38,7 +38,7 @@ def main(options: Options) -> int:
     checkpoint = find_checkpoint(options.model, options.recipe)
     from longva_ray.data.images.sizes import measure_images, summarise
     from longva_ray.data.images.sizes_figure import draw_sizes
-    from longva_ray.lm.load import load_longva_config
+    from longva_ray.lm.layout import load_longva_config
 
     grids = load_longva_config(checkpoint).grids
     datasets = [measure_images(place, image_folder=folder) for place in places]

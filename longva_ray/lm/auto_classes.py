@@ -1,19 +1,31 @@
 """LongVA known to transformers' Auto classes: config, model, processor."""
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig
 
-from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.longva_config import LongVAConfig
-from longva_ray.lm.processor import LongVAProcessor
+
+
+def register_config() -> None:
+    """Make `AutoConfig`, and so `AutoTokenizer`, know LongVA; may be called again.
+
+    Imports no model: a command that only tokenises need not wait seconds for one.
+    """
+    AutoConfig.register(LongVAConfig.model_type, LongVAConfig, exist_ok=True)
 
 
 def register_longva() -> None:
-    """Make the Auto classes know LongVA; may be called again.
+    """Make all Auto classes know LongVA; may be called again.
 
-    Importing this package registers nothing. Every loader here calls this; call it yourself before
-    using `AutoModelForImageTextToText.from_pretrained` on a checkpoint of ours.
+    Importing this package registers nothing. Call it before using
+    `AutoModelForImageTextToText.from_pretrained` on a checkpoint of ours; our own loaders need it
+    not.
     """
-    AutoConfig.register(LongVAConfig.model_type, LongVAConfig, exist_ok=True)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from longva_ray.lm.longva import LongVAForConditionalGeneration
+    from longva_ray.lm.processor import LongVAProcessor
+
+    register_config()
     AutoModelForImageTextToText.register(
         LongVAConfig, LongVAForConditionalGeneration, exist_ok=True
     )

@@ -13,16 +13,13 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longva_ray.lm import released
-from longva_ray.lm.auto_classes import register_longva
+from longva_ray.lm.auto_classes import register_config
 from longva_ray.lm.gguf import gguf_source, is_gguf
-from longva_ray.lm.longva import LongVAForConditionalGeneration
+from longva_ray.lm.longva_config import ARCHITECTURE
 from longva_ray.lm.weights import checkpoint_folder, read_json
 
 Kind = Literal["longva", "released", "causal", "gguf"]
 """LongVA in our layout or in the released one, any other model in a folder, or a GGUF file."""
-
-
-OUR_ARCHITECTURE = LongVAForConditionalGeneration.__name__
 
 
 def kind_of_checkpoint(path: str | Path) -> Kind:
@@ -33,7 +30,7 @@ def kind_of_checkpoint(path: str | Path) -> Kind:
     if is_gguf(path):
         return "gguf"
     architectures = read_config(path).get("architectures") or []
-    if OUR_ARCHITECTURE in architectures:
+    if ARCHITECTURE in architectures:
         return "longva"
     return "released" if released.ARCHITECTURE in architectures else "causal"
 
@@ -71,7 +68,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
 
     Raises ValueError when there is none.
     """
-    register_longva()
+    register_config()
     place, source = gguf_source(checkpoint) if is_gguf(checkpoint) else (checkpoint, {})
     try:
         return AutoTokenizer.from_pretrained(place, **source)

@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longva_ray.lm import released
-from longva_ray.lm.auto_classes import register_longva
-from longva_ray.lm.base_models import OUR_ARCHITECTURE, kind_of_checkpoint, read_config
-from longva_ray.lm.longva_config import LongVAConfig
+from longva_ray.lm.auto_classes import register_config
+from longva_ray.lm.base_models import kind_of_checkpoint, read_config
+from longva_ray.lm.longva_config import ARCHITECTURE, LongVAConfig
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.lm.rope import stretch
 from longva_ray.lm.tower_weights import TOWER, clip_config, clip_tensors, is_built
 from longva_ray.lm.weights import Rename, checkpoint_folder, read_tensors
-from longva_ray.vision.clip_tower import num_layers_used
+from longva_ray.vision.tower_config import num_layers_used
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def open_checkpoint(
     Raises:
         ValueError: no LongVA checkpoint, or one with an unsupported setting.
     """
-    register_longva()
+    register_config()
     kind = kind_of_checkpoint(path)
     if kind == "longva":
         folder = checkpoint_folder(path)
@@ -99,13 +99,18 @@ def open_checkpoint(
     else:
         found = None if kind == "gguf" else read_config(path).get("architectures")
         raise ValueError(
-            f"{path} holds {found or 'no architectures'}, want {OUR_ARCHITECTURE} or "
+            f"{path} holds {found or 'no architectures'}, want {ARCHITECTURE} or "
             f"{released.ARCHITECTURE}; a text backbone and a CLIP tower are joined by `longva join`"
         )
     stretch(checkpoint.config.text, rope_theta=rope_theta)
     if max_prompt_tokens is not None:
         checkpoint.config.max_prompt_tokens = max_prompt_tokens
     return checkpoint
+
+
+def load_longva_config(path: str | Path) -> LongVAConfig:
+    """The configuration of a checkpoint; reads no weights."""
+    return open_checkpoint(path).config
 
 
 def _same_name(stored: str) -> str:

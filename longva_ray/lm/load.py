@@ -1,6 +1,6 @@
-"""LongVA from a checkpoint: the whole model, its frame encoder alone, or its configuration alone.
+"""LongVA from a checkpoint: the whole model, or its frame encoder alone.
 
-    folder (or hub name) -> (model, processor) | FrameEncoder | LongVAConfig
+    folder (or hub name) -> (model, processor) | FrameEncoder
 
 Encoding frames reads no tensor of the language model; `language_model` loads that half alone.
 Everything is loaded to the CPU; callers move it.
@@ -16,7 +16,6 @@ from transformers.initialization import no_init_weights
 from longva_ray.lm.build import build_model, check_none_missing, use_generation_config
 from longva_ray.lm.layout import LANGUAGE, VISION, open_checkpoint
 from longva_ray.lm.longva import LongVAForConditionalGeneration, build_frame_encoder
-from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import LongVAProcessor, processor_for
 from longva_ray.lm.rope import assert_rope
 from longva_ray.vision.frame_encoder import FrameEncoder
@@ -69,8 +68,3 @@ def load_frame_encoder(path: str | Path, *, dtype: torch.dtype) -> FrameEncoder:
     check_none_missing(sorted(set(encoder.state_dict()) - set(weights)))
     encoder.load_state_dict(weights, assign=True)
     return encoder.eval()
-
-
-def load_longva_config(path: str | Path) -> LongVAConfig:
-    """The configuration of a checkpoint; reads no weights."""
-    return open_checkpoint(path).config

@@ -14,9 +14,13 @@ from transformers.configuration_utils import SubConfigSpec
 
 from longva_ray.video.fitting import Fitting
 from longva_ray.vision.encoding import Encoding, GridSettings
-from longva_ray.vision.frame_encoder import grid_and_patch_side
 from longva_ray.vision.projector import ProjectorKind
+from longva_ray.vision.tower_config import grid_and_patch_side
 from longva_ray.vision.unires import MAX_GRIDS, GridRule
+
+ARCHITECTURE = "LongVAForConditionalGeneration"
+"""Name of the class in `lm.longva`, as a checkpoint's config.json has it."""
+
 
 # openai/clip-vit-large-patch14-336, the paper's vision encoder (section 3.2)
 CLIP_L_336: dict[str, Any] = {

@@ -8,8 +8,13 @@ Shape suffixes: H head dimension.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def stretch(

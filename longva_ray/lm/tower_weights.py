@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig
 
 from longva_ray.lm.weights import read_tensors
-from longva_ray.vision.clip_tower import num_layers_used
+from longva_ray.vision.tower_config import num_layers_used
 
 TOWER = "frame_encoder.tower.clip."
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
-from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.layout import load_longva_config
 from longva_ray.settings.base import Dtype
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.schema import ShardError

@@ -48,7 +48,8 @@ def describe_encoder(checkpoint: str, config: EncodeConfig) -> EncodingSpec:
     weights once."""
     import torch
 
-    from longva_ray.lm.load import load_frame_encoder, load_longva_config
+    from longva_ray.lm.layout import load_longva_config
+    from longva_ray.lm.load import load_frame_encoder
 
     encoder = load_frame_encoder(checkpoint, dtype=getattr(torch, config.dtype))
     return EncodingSpec(

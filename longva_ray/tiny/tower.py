@@ -40,7 +40,7 @@ from longva_ray.progress import Progress
 from longva_ray.tiny.drawing import draw_small
 from longva_ray.tiny.world import COLOURS, THINGS, TOKENS_A_SCENE, Scene
 from longva_ray.vision.clip_tower import ClipTower
-from longva_ray.vision.frame_encoder import grid_and_patch_side
+from longva_ray.vision.tower_config import grid_and_patch_side
 
 FEATURE_LAYER = -2  # of hidden_states, as in the paper's model
 

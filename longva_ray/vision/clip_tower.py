@@ -17,21 +17,7 @@ from copy import deepcopy
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-
-def num_layers_used(config: CLIPVisionConfig, feature_layer: int) -> int:
-    """How many layers produce `hidden_states[feature_layer]` (entry 0: the embedding's output).
-
-    Raises:
-        ValueError: the tower has no such layer, or it is the embedding itself.
-    """
-    entries = config.num_hidden_layers + 1
-    layers = feature_layer if feature_layer >= 0 else entries + feature_layer
-    if not 1 <= layers < entries:
-        raise ValueError(
-            f"vision_feature_layer={feature_layer} selects no layer of a tower with "
-            f"{config.num_hidden_layers}; want 1..{entries - 1} or -1..-{entries - 1}"
-        )
-    return layers
+from longva_ray.vision.tower_config import num_layers_used
 
 
 class ClipTower(nn.Module):

@@ -32,6 +32,7 @@ from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.clip_tower import ClipTower
 from longva_ray.vision.encoding import Encoding
 from longva_ray.vision.projector import SHARPNESS, Projector
+from longva_ray.vision.tower_config import grid_and_patch_side
 
 # Enough grids to keep a GPU busy with ViT-L/336, few enough for their activations to be small.
 MICRO_BATCH = 16
@@ -231,17 +232,6 @@ class FrameEncoder(nn.Module):
         patches_GDpp = patches_GPD.transpose(1, 2).reshape(grids, width, side_p, side_p)
         tokens_GDqq = nn.functional.avg_pool2d(patches_GDpp, self.pool_stride)
         return tokens_GDqq.flatten(2).transpose(1, 2)
-
-
-def grid_and_patch_side(vision_config: CLIPVisionConfig) -> tuple[int, int]:
-    """Grid side in pixels and in patches."""
-    image_size, patch_size = vision_config.image_size, vision_config.patch_size
-    if not isinstance(image_size, int) or not isinstance(patch_size, int):
-        raise ValueError(
-            "UniRes grids are square: want integers for image_size and patch_size, got "
-            f"{image_size!r} and {patch_size!r}"
-        )
-    return image_size, image_size // patch_size
 
 
 def _shaping_values(vision_config: CLIPVisionConfig) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.activations import ACT2FN
 
 from longva_ray.vision.anyres import Newline
 
@@ -60,6 +59,8 @@ class Projector(nn.Module):
         """`num_words`: size of the vocabulary for "align", None for "mlp"."""
         super().__init__()
         self.linear_1 = nn.Linear(vision_width, width)
+        from transformers.activations import ACT2FN  # takes seconds
+
         self.act = ACT2FN[hidden_act]
         self.linear_2 = nn.Linear(width, width)
         self.newline = Newline(width) if newline else None

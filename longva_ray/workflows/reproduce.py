@@ -61,7 +61,7 @@ from longva_ray.train.run.launch import train_to_end
 from longva_ray.train.stages.alignment import AlignmentStage
 from longva_ray.train.stages.text import TextStage
 from longva_ray.vision.encoding import Encoding
-from longva_ray.vision.frame_encoder import grid_and_patch_side
+from longva_ray.vision.tower_config import grid_and_patch_side
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from longva_ray.data.images.shards import VisionShardWriter
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.lm.join import initialise_longva
-from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.layout import load_longva_config
 from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.settings.training import AlignConfig
 from longva_ray.vision.encoding import MAX_GRIDS, Encoding

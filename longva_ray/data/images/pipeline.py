@@ -41,7 +41,7 @@ from longva_ray.files.folder import Folder
 from longva_ray.files.parts import HELD_OUT, clean
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
-from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.layout import load_longva_config
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.settings.data import ImageDataConfig
 

@@ -32,7 +32,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from longva_ray.files.digest import Digest
 from longva_ray.files.tables import named_twice
-from longva_ray.lm.load import load_frame_encoder, load_longva_config
+from longva_ray.lm.layout import load_longva_config
+from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.vision.fit_image import whole_image
 from longva_ray.vision.upright_image import upright_rgb

@@ -31,7 +31,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, PreTrainedModel
 
 from longva_ray.data.images.shards import VisionRow, VisionShards, unlabelled
-from longva_ray.lm.load import load_longva, load_longva_config
+from longva_ray.lm.layout import load_longva_config
+from longva_ray.lm.load import load_longva
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.processor import LongVAProcessor
 from longva_ray.lm.prompt import add_placeholders
@@ -47,7 +48,7 @@ from longva_ray.train.stage import DTYPES, MicroBatch
 from longva_ray.train.stages.answer_tally import AnswerTally
 from longva_ray.train.stages.language import LanguageLoss, LanguageStage, ring_hidden
 from longva_ray.vision.anyres import NEWLINE
-from longva_ray.vision.frame_encoder import grid_and_patch_side
+from longva_ray.vision.tower_config import grid_and_patch_side
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from transformers import (
 
 from longva_ray.lm.auto_classes import register_longva
 from longva_ray.lm.join import assemble_longva
-from longva_ray.lm.load import load_frame_encoder, load_longva, load_longva_config
+from longva_ray.lm.layout import load_longva_config
+from longva_ray.lm.load import load_frame_encoder, load_longva
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import LongVAProcessor

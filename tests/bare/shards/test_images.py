@@ -13,7 +13,8 @@ from longva_ray.answer.engine import AnswerEngine, Question
 from longva_ray.data.images.chat import RawSample, parse_sample
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.lm.base_models import load_tokenizer
-from longva_ray.lm.load import load_frame_encoder, load_longva_config
+from longva_ray.lm.layout import load_longva_config
+from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.base import Dtype
 from longva_ray.settings.encoding import EncodeConfig

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from longva_ray.data.images.chat import parse_sample, read_samples
 from longva_ray.data.images.samples import SampleEncoder
-from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.layout import load_longva_config
 from longva_ray.recipes import checkpoint_of, get_recipe
 from longva_ray.tiny.curriculum import EXTENDED_TOKENS, PRETRAINED_TOKENS
 from longva_ray.tiny.image_sets import CAPTIONS, CONVERSATIONS, ImageSet

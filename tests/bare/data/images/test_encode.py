@@ -16,7 +16,7 @@ from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import VisionShardError, VisionShardWriter
 from longva_ray.files.folder import Folder
 from longva_ray.lm.base_models import load_tokenizer
-from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.layout import load_longva_config
 from longva_ray.lm.longva_config import LongVAConfig
 
 HALF = "\ud83d"

@@ -13,7 +13,7 @@ from longva_ray.data.images.chat import ChatSample, RawSample, SampleError, pars
 from longva_ray.data.images.samples import EncodedSample, SampleEncoder
 from longva_ray.data.images.shards import VisionRow
 from longva_ray.lm.base_models import load_tokenizer
-from longva_ray.lm.load import load_longva_config
+from longva_ray.lm.layout import load_longva_config
 from longva_ray.lm.prompt import build_prompt
 from longva_ray.tiny.tokenizer import tiny_tokenizer
 from longva_ray.vision.anyres import NEWLINE
