@@ -24,11 +24,11 @@ class ImageError(ValueError):
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins as an image does; its suffix does not matter."""
+    """Whether a file can be read and begins as an image does; its suffix does not matter."""
     try:
         with Image.open(path, formats=_formats()):
             return True
-    except UnidentifiedImageError:
+    except OSError:  # Pillow's error for what is no image is one, too
         return False
     except Image.DecompressionBombError:
         return True
