@@ -89,7 +89,7 @@ def _kind(place: str) -> str:
         with open_container(path):
             return "video"
     except VideoError as error:
-        raise ValueError(f"{error}; nor is it an image ({', '.join(FORMATS)})") from error
+        raise ValueError(f"{error}; want a video, or an image ({', '.join(FORMATS)})") from error
 
 
 def _encoded_image(

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
+from counting_video import write_counting_video
 from PIL import Image
 from ports import free_port
 from ray import serve
@@ -69,11 +70,14 @@ def test_ask_about_a_real_clip(joined: dict[str, str], tmp_path: Path, real_clip
     assert list((tmp_path / "outputs" / "shards").rglob("video.json"))
 
 
-def test_ask_about_no_video_in_a_cluster_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "notes.mp4").write_text("these are notes")
-    done = longva("ask", "notes.mp4", "What do you see?", folder=tmp_path)
+def test_ask_about_half_a_video_in_a_cluster_of_its_own(tmp_path: Path) -> None:
+    """Its beginning looks whole, so that the graph finds out."""
+    path = tmp_path / "half.mkv"
+    write_counting_video(path, num_frames=50, fps=10)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = longva("ask", "half.mkv", "What do you see?", folder=tmp_path)
     assert done.returncode == 1
-    assert "notes.mp4" in done.stderr
+    assert "half.mkv: is truncated" in done.stderr
     assert "Traceback" not in done.stderr
 
 

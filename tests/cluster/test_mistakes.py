@@ -85,8 +85,11 @@ def test_a_job_finds_mistakes_before_it_starts_ray(
 
 COMMAND_MISTAKES = [
     ("ask PLACE/missing.mp4 what?", "missing.mp4 does not exist"),
-    ("ask PLACE/some.mp4 what?", r"some.mp4: is empty \(0 bytes\); nor is it an image"),
-    ("ask PLACE/some.txt what?", r"some.txt: is not a video .*begins with .*nor is it an image"),
+    ("ask PLACE/some.mp4 what?", r"some.mp4: is empty \(0 bytes\); want a video, or an image"),
+    (
+        "ask PLACE/some.txt what?",
+        r"some.txt: is not a video .*begins with .*want a video, or an image",
+    ),
     ("ask PLACE/cut.png what?", "cut.png cannot be read"),
     ("ask PLACE/some.mp4 what? --model PLACE/no", "no model '.*/no' here"),
     ("ask PLACE/some.mp4 what? --recipe smollm2", "smollm2 has no LongVA weights"),
