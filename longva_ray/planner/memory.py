@@ -54,11 +54,17 @@ def terms(setup: Setup, tokens: int) -> list[Term]:
 
 def peak(found: list[Term]) -> tuple[float, float]:
     """Bytes on a GPU and on its share of the host: what is held and the largest moment."""
+    return sum(term.gpu for term in at_the_peak(found)), sum(term.host for term in found)
+
+
+def at_the_peak(found: list[Term]) -> list[Term]:
+    """The terms that a GPU has at once where it has most: what is held and the largest moment."""
     moments: dict[Moment, float] = {}
     for term in found:
-        moments[term.moment] = moments.get(term.moment, 0.0) + term.gpu
-    held = moments.pop("held", 0.0)
-    return held + max(moments.values(), default=0.0), sum(term.host for term in found)
+        if term.moment != "held":
+            moments[term.moment] = moments.get(term.moment, 0.0) + term.gpu
+    largest = max(moments, key=lambda moment: moments[moment], default="held")
+    return [term for term in found if term.moment in ("held", largest)]
 
 
 def longest(setup: Setup, budget: Budget) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from longva_ray.planner.limit import Limit, bytes_at, limit_of
 from longva_ray.planner.memory import GIB, Budget, longest, peak, terms
 from longva_ray.planner.setup import ModelShape, Setup
 from longva_ray.planner.switches import switches
@@ -97,6 +98,7 @@ def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
     length = options.length or options.extend.max_tokens
     found = terms(setup, -(-length // setup.ring_size))
     gpu, host_needed = peak(found)
+    limit = limit_of(setup, budget)
     return {
         "model": dataclasses.asdict(model),
         "gpus": setup.gpus,
@@ -109,10 +111,12 @@ def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
         "host_limit_per_gpu": host,
         "fits": budget.holds(found),
         "longest": longest(setup, budget),
+        "limit": limit and dataclasses.asdict(limit) | {"said": describe_limit(limit)},
         "switches": [
             {
                 "switch": switch.name,
                 "option": switch.option,
+                "option_off": switch.option_off,
                 "trade": switch.trade,
                 "off": longest(switch.off, budget),
                 "on": longest(switch.on, budget),
@@ -148,6 +152,8 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         f"{plan['length']:,} tokens {'fit' if plan['fits'] else 'do not fit'}; the longest "
         f"sequence that fits: {plan['longest']:,} tokens"
     )
+    if plan["limit"]:
+        console.print(plan["limit"]["said"])
     table = Table(title="longest sequence by switch, all else as planned")
     table.add_column("switch")
     for column in ("off", "on"):
@@ -158,3 +164,20 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         sides = (f"{row[side]:,}" for side in ("off", "on"))
         table.add_row(row["switch"], *sides, row["option"], row["trade"])
     console.print(table)
+
+
+def describe_limit(limit: Limit) -> str:
+    """Whose memory a longer sequence runs out of, what fills it, and what makes room."""
+    memory = "GPU memory" if limit.place == "gpu" else "host memory"
+    filled = ", ".join(
+        f"{term.name} {bytes_at(term, limit.place) / GIB:.2f}" for term in limit.largest
+    )
+    text = (
+        f"A longer one runs out of {memory}: each GPU needs {limit.needed / GIB:.2f} GiB "
+        f"of {limit.usable / GIB:.2f} that are usable. What takes most, in GiB: {filled}."
+    )
+    if not limit.remedies:
+        more = "more GPUs or larger ones" if limit.place == "gpu" else "hosts with more memory"
+        return f"{text} No option makes it longer; {more} would."
+    options = "; ".join(f"{each.option} ({each.longest:,} tokens)" for each in limit.remedies)
+    return f"{text} Longer by one of: {options}."

@@ -22,6 +22,8 @@ class Switch(NamedTuple):
     name: str
     option: str
     """What turns it on."""
+    option_off: str
+    """What turns it off."""
     trade: str
     """What it gives for what."""
     off: Setup
@@ -40,29 +42,34 @@ def switches(setup: Setup) -> Iterator[Switch]:
     yield Switch(
         "tiled loss",
         ALWAYS_ON,
+        ALWAYS_ON,
         "never holds the scores of all words for all tokens",
         *(planned(tiled_loss=on) for on in (False, True)),
     )
     yield Switch(
         "activation checkpoints",
         "--extend.checkpoint-activations",
+        "--extend.no-checkpoint-activations",
         "holds the inputs of layers alone; computes every layer twice",
         *(trained(checkpoint_activations=on) for on in (False, True)),
     )
     yield Switch(
         "checkpoints on the host",
         "--extend.offload-activations",
+        "--extend.no-offload-activations",
         HOST,
         *(trained(offload_activations=on) for on in (False, True)),
     )
     yield Switch(
         "tiled MLPs",
         "--extend.tile-mlps",
+        "--extend.no-tile-mlps",
         "computes some tokens at a time",
         *(trained(tile_mlps=on) for on in (False, True)),
     )
     yield Switch(
         "kept ring outputs",
+        ALWAYS_ON,
         ALWAYS_ON,
         "holds more, so that the ring runs once; longer without",
         *(planned(keep_ring=on) for on in (False, True)),
@@ -70,12 +77,14 @@ def switches(setup: Setup) -> Iterator[Switch]:
     yield Switch(
         "all-gathered keys",
         "--extend.ring-schedule all_gather",
+        "--extend.ring-schedule ring",
         "holds all keys at once, for fewer messages; longer without",
         *(trained(ring_schedule=schedule) for schedule in ("ring", "all_gather")),
     )
     yield Switch(
         f"ring of {setup.gpus}",
         f"--ring-size {setup.gpus}",
+        "--ring-size 1",
         "divides a sequence among the GPUs",
         *(planned(ring_size=size) for size in (1, setup.gpus)),
     )
@@ -88,12 +97,14 @@ def _model_states(trained: Callable[..., Setup]) -> Iterator[Switch]:
     yield Switch(
         "model states on the host",
         "--extend.offload",
+        "--extend.no-offload",
         HOST,
         *(trained(offload=on) for on in (False, True)),
     )
     yield Switch(
         "ZeRO-3 instead of ZeRO-1",
         "--extend.zero-stage 3",
+        "--extend.zero-stage 1",
         "divides weights and gradients, too; gathers those of a layer when it runs",
         *(trained(zero_stage=stage) for stage in (1, 3)),
     )

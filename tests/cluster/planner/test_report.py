@@ -74,6 +74,32 @@ def test_host_memory_limits_too() -> None:
     assert 224_000 < tight < free
 
 
+@pytest.mark.parametrize(
+    ("arguments", "memory", "option"),
+    [
+        ("--host-memory 128GiB", "host memory", "--extend.no-offload-activations"),
+        ("--gpu-memory 24GiB", "GPU memory", "--extend.tile-mlps"),
+    ],
+)
+def test_what_ran_out_is_named_and_the_remedy_is_true(
+    arguments: str, memory: str, option: str
+) -> None:
+    planned = ("--recipe", "longva_7b", *arguments.split())
+    plan = plan_of(*planned)
+    limit = plan["limit"]
+    assert f"runs out of {memory}" in limit["said"]
+    assert limit["needed"] > limit["usable"]
+    best = limit["remedies"][0]
+    assert best["option"] == option
+    assert f"{option} ({best['longest']:,} tokens)" in limit["said"]
+    assert plan_of(*planned, option)["longest"] == best["longest"] > plan["longest"]
+
+
+def test_what_no_option_mends_is_said() -> None:
+    said = plan_of("--recipe", "longva_7b", "--gpu-memory", "8GiB")["limit"]["said"]
+    assert said.endswith("No option makes it longer; more GPUs or larger ones would.")
+
+
 def test_a_folder_with_a_config_is_enough(tmp_path: Path, tiny_checkpoint: str) -> None:
     from transformers import LlamaConfig
 
