@@ -15,8 +15,6 @@ from longva_ray.files.places import absolute, check_there
 from longva_ray.options import find_checkpoint, parse
 from longva_ray.settings.data import ImageDataConfig
 
-SHOWN = 5
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -42,17 +40,10 @@ def main(options: Options) -> int:
     if images.image_folder is not None:
         images = dataclasses.replace(images, image_folder=absolute(images.image_folder))
     from longva_ray.data.images.pipeline import prepare_images
-    from longva_ray.data.images.report import REPORT_NAME, read_image_report
+    from longva_ray.data.sample_report import REPORT_NAME, describe_report
 
     prepare_images(places, output=output, checkpoint=checkpoint, config=images)
-    report = read_image_report(output)
-    left_out = report.pop("left_out")
-    print(", ".join(f"{value:,} {name}" for name, value in report.items()))
-    print(f"{len(left_out)} samples were left out")
-    for each in left_out[:SHOWN]:
-        print(f"  {each['sample_id']}: {each['reason']}")
-    if len(left_out) > SHOWN:
-        print(f"  and {len(left_out) - SHOWN} more: all are in {output}/{REPORT_NAME}, left_out")
+    print(describe_report(output, "samples"))
     print(f"vision shards and {REPORT_NAME} are in {output}")
     return 0
 

@@ -40,6 +40,7 @@ NEVER_RAY = (
     *(f"{folder}/" for folder in ("tiny", "video", "vision")),
     *(f"shards/{name}.py" for name in ("encoded_video", "given_frames", "image_encoder", "images")),
     *(f"shards/{name}.py" for name in ("schema", "store", "workers")),
+    *(f"data/{name}.py" for name in ("sample_parts", "sample_report")),
     *(f"data/images/{name}.py" for name in ("chat", "encode", "manifest", "report")),
     *(f"data/images/{name}.py" for name in ("samples", "shards", "sizes", "sizes_figure")),
     *(f"data/text/{name}.py" for name in ("corpus", "delivery", "documents", "files", "groups")),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import TaskPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from longva_ray.cluster.graph import graph_of
 from longva_ray.cluster.job import MISTAKES, connect
@@ -29,6 +29,7 @@ def run_tasks(
     cpus: float,
     memory: int,
     most: int | None,
+    gpus: float | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """`worker(*task)` for every task; yields each task's number, which is its first entry, and its
     result, in the order in which they finish.
@@ -36,27 +37,40 @@ def run_tasks(
     Args:
         cpus, memory: what Ray reserves for one task.
         most: most tasks at a time; None, as many as fit.
+        gpus: for workers that hold a model: what Ray reserves for each process too, 0 on CPUs.
+            `worker()` is then called once in each process, and what it returns does the tasks.
 
     Raises ValueError when no task fits into the cluster; what a worker raises comes through.
     """
     if not tasks:
         return
     connect()
-    have = ray.cluster_resources().get("CPU", 0.0)
-    if 0 < have < cpus:
+    have = ray.cluster_resources()
+    cpus_there, gpus_there = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    if 0 < cpus_there < cpus:
         raise ValueError(
-            f"a task needs {cpus:g} CPUs, but the cluster has {have:g}; lower "
-            "--text.task-cpus or --images.task-cpus, fractions are allowed"
+            f"a task needs {cpus:g} CPUs, but the cluster has {cpus_there:g}; lower the option "
+            "that says so (--text.task-cpus, --images.task-cpus, --preferences.task-cpus), "
+            "fractions are allowed"
+        )
+    if gpus_there < (gpus or 0) and most is None:
+        raise ValueError(
+            f"a task needs {gpus:g} GPUs, but the cluster has {gpus_there:g}; set "
+            "--preferences.task-gpus and --encode.encoder-gpus to 0 to compute on CPUs, or "
+            "--preferences.max-tasks and --encode.max-encoders if an autoscaler will bring GPUs"
         )
     rows = [{"number": task[0], "task": pickle.dumps(task)} for task in tasks]
-    graph = graph_of(rows).map_batches(
-        _Task(worker),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=TaskPoolStrategy(size=most),
-        num_cpus=cpus,
-        memory=memory,
-    )
+    how: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    how |= {"num_cpus": cpus, "memory": memory}
+    graph = graph_of(rows)
+    if gpus is None:
+        graph = graph.map_batches(_Task(worker), compute=TaskPoolStrategy(size=most), **how)
+    else:
+        fits = int(gpus_there / gpus if gpus else cpus_there / cpus)
+        pool = ActorPoolStrategy(min_size=1, max_size=min(most or max(1, fits), len(tasks)))
+        graph = graph.map_batches(
+            _Holder, fn_constructor_args=(worker,), compute=pool, num_gpus=gpus, **how
+        )
     for row in graph.iter_rows():
         result, mistake = pickle.loads(row["result"])
         if mistake is not None:
@@ -81,3 +95,10 @@ class _Task:
             mistake = error
         packed = pickle.dumps((result, mistake))
         return pa.table({"number": row.column("number"), "result": [packed]})
+
+
+class _Holder(_Task):
+    """A task's process that first makes its worker."""
+
+    def __init__(self, make: Callable[[], Callable[..., Any]]) -> None:
+        super().__init__(make())

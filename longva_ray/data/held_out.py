@@ -9,10 +9,18 @@ are held out than were asked for.
 Shapes: D documents or samples.
 """
 
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from longva_ray.files.digest import digest_of
+
+logger = logging.getLogger(__name__)
+
+SampleT = TypeVar("SampleT")
 
 
 def digest_number(seed: int, content: str | bytes | memoryview) -> int:
@@ -41,3 +49,20 @@ def choose_held_out(number_D: npt.NDArray[np.uint64], wanted: float) -> npt.NDAr
         f"holding out {wanted:g} of {total} leaves nothing to train on; hold out fewer, or give "
         "more data"
     )
+
+
+def hold_out(
+    samples: Sequence[SampleT], shown: Callable[[SampleT], str], wanted: float, seed: int
+) -> tuple[list[SampleT], list[SampleT]]:
+    """(samples that are held out, all others), each in their order.
+
+    Args:
+        shown: what a sample shows; those that show the same stay together.
+        wanted: as `choose_held_out`.
+    """
+    numbers = [digest_number(seed, shown(sample)) for sample in samples]
+    chosen = choose_held_out(np.array(numbers, np.uint64), wanted).tolist()
+    logger.info("%d of %d samples are held out", sum(chosen), len(chosen))
+    held_out = [sample for sample, is_chosen in zip(samples, chosen, strict=True) if is_chosen]
+    others = [sample for sample, is_chosen in zip(samples, chosen, strict=True) if not is_chosen]
+    return held_out, others

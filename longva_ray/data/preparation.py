@@ -1,4 +1,4 @@
-"""What preparing texts and preparing images have in common: settings and tasks.
+"""What preparing texts, images and preferences has in common: settings and tasks.
 
     tasks by number, results of an earlier run -> the others run in the cluster -> all results
 
@@ -11,6 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from longva_ray.cluster.tasks import run_tasks
+from longva_ray.data.images.chat import RawSample
+from longva_ray.data.sample_parts import PartResult, RecordT, Writer, read_result
+from longva_ray.files.folder import Folder
 from longva_ray.files.parts import Kind
 from longva_ray.progress import Progress
 
@@ -66,11 +69,13 @@ def run_missing(
     unit: str,
     size: Callable[[ResultT], int],
     total: int | None = None,
+    gpus: float | None = None,
 ) -> list[ResultT]:
     """The result of every task, in their order.
 
     Args:
         worker: called with the number of a task and what the task holds, in some process.
+        gpus: for workers that hold a model, as `cluster.tasks.run_tasks` has it.
         done: results of an earlier run, by number; these tasks do not run again.
         size: how many units of progress a result stands for.
         total: units of all tasks, if known.
@@ -86,7 +91,40 @@ def run_missing(
             cpus=settings.task_cpus,
             memory=TASK_MEMORY,
             most=settings.max_tasks,
+            gpus=gpus,
         ):
             results[number] = result
             progress.advance(size(result))
     return [results[number] for number in range(len(tasks))]
+
+
+def encode_slices(
+    worker: Callable[..., Any],
+    slices: Sequence[Sequence[RawSample]],
+    *,
+    output: Folder,
+    key: str,
+    writer: Writer[Any, RecordT],
+    record: type[RecordT],
+    settings: TaskSettings,
+    gpus: float | None = None,
+) -> list[PartResult[RecordT]]:
+    """What became of the samples of every slice, each of which is a part: those that an earlier run
+    under this key has not finished are encoded now.
+
+    Args:
+        worker: an `EncodePart`, or with `gpus` a function that makes one.
+        record: what `writer` says of a part.
+    """
+    found = {part: read_result(output, part, key, writer, record) for part in range(len(slices))}
+    return run_missing(
+        worker,
+        [(samples,) for samples in slices],
+        {part: result for part, result in found.items() if result is not None},
+        settings=settings,
+        title="encoding",
+        unit="samples",
+        size=lambda result: result.num_samples,
+        total=sum(map(len, slices)),
+        gpus=gpus,
+    )

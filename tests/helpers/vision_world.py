@@ -12,10 +12,11 @@ from PIL import Image
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from longva_ray.data.images.chat import parse_sample, read_samples
-from longva_ray.data.images.encode import PartResult, pack_rows
+from longva_ray.data.images.encode import pack_rows
 from longva_ray.data.images.manifest import Provenance, manifest_of
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import VisionShardWriter
+from longva_ray.data.sample_parts import PartResult
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.fingerprints import tokenizer_fingerprint
 from longva_ray.lm.join import initialise_longva

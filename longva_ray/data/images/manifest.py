@@ -11,8 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from longva_ray.data.images.chat import RawSample
-from longva_ray.data.images.encode import PartResult
-from longva_ray.data.images.shards import VisionShardError, VisionShardsMetadata
+from longva_ray.data.images.shards import VisionPart, VisionShardError, VisionShardsMetadata
+from longva_ray.data.sample_parts import PartResult, check_any
 from longva_ray.files.digest import Digest, digest_of
 from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.video.sampling import Sampling
@@ -74,15 +74,13 @@ def video_settings(
     return settings
 
 
-def manifest_of(results: Sequence[PartResult], origin: Provenance) -> VisionShardsMetadata:
+def manifest_of(
+    results: Sequence[PartResult[VisionPart]], origin: Provenance
+) -> VisionShardsMetadata:
     """The manifest of these parts. Raises VisionShardError if no sample could be used."""
     records = [result.record for result in results]
     left_out = [each for result in results for each in result.left_out]
-    if not any(record.row_tokens for record in records):
-        raise VisionShardError(
-            f"none of {len(left_out)} samples can be used; the first is {left_out[0].sample_id}: "
-            f"{left_out[0].reason}"
-        )
+    check_any(results, VisionShardError)
     return VisionShardsMetadata(
         row_tokens=tuple(length for record in records for length in record.row_tokens),
         row_grids=tuple(number for record in records for number in record.row_grids),

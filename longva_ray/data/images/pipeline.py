@@ -16,7 +16,6 @@ they are when their part is written.
 """
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -24,18 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from longva_ray.data.held_out import choose_held_out, digest_number
+from longva_ray.data.held_out import hold_out
 from longva_ray.data.images.chat import RawSample, read_samples, shown
-from longva_ray.data.images.encode import EncodePart, PartResult, read_result
+from longva_ray.data.images.encode import part_worker
 from longva_ray.data.images.manifest import Provenance, manifest_of, video_settings
-from longva_ray.data.images.report import REPORT_NAME, image_report
+from longva_ray.data.images.report import image_numbers
 from longva_ray.data.images.samples import SampleEncoder
 from longva_ray.data.images.shards import (
     VISION_SHARDS,
+    VisionPart,
     VisionShardsMetadata,
     VisionShardWriter,
 )
-from longva_ray.data.preparation import check_same, deciding_settings, run_missing
+from longva_ray.data.preparation import check_same, deciding_settings, encode_slices
+from longva_ray.data.sample_parts import PartResult
+from longva_ray.data.sample_report import write_report
 from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
 from longva_ray.files.parts import HELD_OUT, clean
@@ -90,7 +92,7 @@ def prepare_images(
         max_tokens=config.row_tokens,
     )
     if config.held_out is not None:
-        held_out, samples = _hold_out(samples, config.held_out, config.seed)
+        held_out, samples = hold_out(samples, shown, config.held_out, config.seed)
         apart = dataclasses.replace(origin, key=digest_of(origin.key, HELD_OUT))
         _write(held_out, folder.inside(HELD_OUT), encoder, apart, config)
     else:  # what an interrupted run with other settings may have left
@@ -100,18 +102,6 @@ def prepare_images(
         "prepared %d samples in %.1f s", metadata.num_samples, time.perf_counter() - started
     )
     return metadata
-
-
-def _hold_out(
-    samples: Sequence[RawSample], wanted: float, seed: int
-) -> tuple[list[RawSample], list[RawSample]]:
-    """(samples that are held out, all others)."""
-    numbers = [digest_number(seed, shown(sample)) for sample in samples]
-    chosen = choose_held_out(np.array(numbers, np.uint64), wanted).tolist()
-    logger.info("%d of %d samples are held out", sum(chosen), len(chosen))
-    held_out = [sample for sample, is_chosen in zip(samples, chosen, strict=True) if is_chosen]
-    others = [sample for sample, is_chosen in zip(samples, chosen, strict=True) if not is_chosen]
-    return held_out, others
 
 
 def _write(
@@ -125,7 +115,7 @@ def _write(
     writer = VisionShardWriter(folder.place, key=origin.key)
     results = _encode_parts(folder, _slices(samples, config), encoder, writer, origin.key, config)
     metadata = manifest_of(results, origin)
-    folder.write(REPORT_NAME, (json.dumps(image_report(results), indent=2) + "\n").encode())
+    write_report(folder, image_numbers(results), results)
     writer.commit(metadata)
     clean(folder, len(results))
     return metadata
@@ -160,8 +150,8 @@ def _encode_parts(
     writer: VisionShardWriter,
     key: str,
     config: ImageDataConfig,
-) -> list[PartResult]:
-    worker = EncodePart(
+) -> list[PartResult[VisionPart]]:
+    worker = part_worker(
         output,
         key,
         encoder,
@@ -169,14 +159,6 @@ def _encode_parts(
         row_tokens=config.row_tokens,
         stop=config.on_error == "stop",
     )
-    found = {part: read_result(output, part, key, writer) for part in range(len(slices))}
-    return run_missing(
-        worker,
-        [(samples,) for samples in slices],
-        {part: result for part, result in found.items() if result is not None},
-        settings=config,
-        title="encoding",
-        unit="samples",
-        size=lambda result: result.num_samples,
-        total=sum(map(len, slices)),
+    return encode_slices(
+        worker, slices, output=output, key=key, writer=writer, record=VisionPart, settings=config
     )

@@ -25,12 +25,20 @@ import numpy.typing as npt
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from longva_ray.data.images.chat import ChatSample, Item, SampleError, reason_of
+from longva_ray.data.images.chat import (
+    ChatSample,
+    Item,
+    RawSample,
+    SampleError,
+    parse_sample,
+    reason_of,
+)
 from longva_ray.files.places import local_file
 from longva_ray.lm.prompt import (
     CHAT_TEMPLATE,
     TURN_END,
     TURN_START,
+    Message,
     expand_placeholders,
     placeholder_ids,
 )
@@ -83,7 +91,10 @@ class SampleEncoder:
         self._sampling = Sampling.parse(sampling)
         self._video_fitting = video_fitting
         self._max_tokens = max_tokens
-        self._placeholders = placeholder_ids(tokenizer)
+
+    def encode(self, raw: RawSample) -> EncodedSample:
+        """A sample as its file has it. Raises SampleError for one that cannot be used."""
+        return self(parse_sample(raw))
 
     def __call__(self, sample: ChatSample) -> EncodedSample:
         """Raises SampleError for an image or video that cannot be read, or a sample too long."""
@@ -91,21 +102,12 @@ class SampleEncoder:
         cuts = [self._cut(item) for item in sample.items]
         counts = [len(cut.source_S2) for cut in cuts]
         grids = [cut.grids_GYXC for cut in cuts]
-        text_ids: Any = self._tokenizer.apply_chat_template(
-            [dict(message) for message in sample.messages],
-            chat_template=CHAT_TEMPLATE,
-            sanitize_control_tokens=True,
-            return_dict=False,
-        )
-        ids = expand_placeholders(text_ids, counts, placeholder_ids=self._placeholders)
-        input_ids_T = ids.numpy().astype(np.int32)
+        input_ids_T, is_label_T = conversation_tokens(self._tokenizer, sample.messages, counts)
         self._check_length(len(input_ids_T))
         return EncodedSample(
             sample_id=sample.sample_id,
             input_ids_T=input_ids_T,
-            is_label_T=answer_mask(
-                input_ids_T, [message["role"] for message in sample.messages], self._tokenizer
-            ),
+            is_label_T=is_label_T,
             grids_GYXC=np.concatenate([np.zeros((0, size, size, 3), np.uint8), *grids]),
             source_S2=join_sources([cut.source_S2 for cut in cuts], [len(each) for each in grids]),
         )
@@ -144,6 +146,32 @@ class SampleEncoder:
     def _check_length(self, num_tokens: int) -> None:
         if num_tokens > self._max_tokens:
             raise SampleError(f"{num_tokens} tokens are more than a row holds ({self._max_tokens})")
+
+
+def conversation_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    item_token_counts: Sequence[int],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Token ids of a whole conversation, and which of them are answers: both (T,).
+
+    Args:
+        item_token_counts: visual tokens of each image or video, in order.
+
+    Raises ValueError as `answer_mask` does.
+    """
+    text_ids: Any = tokenizer.apply_chat_template(
+        [dict(message) for message in messages],
+        chat_template=CHAT_TEMPLATE,
+        sanitize_control_tokens=True,
+        return_dict=False,
+    )
+    ids = expand_placeholders(
+        text_ids, item_token_counts, placeholder_ids=placeholder_ids(tokenizer)
+    )
+    input_ids_T = ids.numpy().astype(np.int32)
+    roles = [message["role"] for message in messages]
+    return input_ids_T, answer_mask(input_ids_T, roles, tokenizer)
 
 
 def answer_mask(

@@ -10,10 +10,11 @@ from PIL import Image, features
 from vision_world import conversation, write_base, write_image
 
 from longva_ray.data.images.chat import RawSample
-from longva_ray.data.images.encode import EncodePart, PartResult
+from longva_ray.data.images.encode import part_worker
 from longva_ray.data.images.manifest import video_settings
 from longva_ray.data.images.samples import SampleEncoder
-from longva_ray.data.images.shards import VisionShardError, VisionShardWriter
+from longva_ray.data.images.shards import VisionPart, VisionShardError, VisionShardWriter
+from longva_ray.data.sample_parts import PartResult
 from longva_ray.files.folder import Folder
 from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.layout import load_longva_config
@@ -39,9 +40,9 @@ def sample(folder: Path, name: str, text: str = "<image>\nWhat?", **content: Any
 
 def encode(
     folder: Path, encoder: SampleEncoder, samples: list[RawSample], *, stop: bool = False
-) -> PartResult:
+) -> PartResult[VisionPart]:
     writer = VisionShardWriter(str(folder), key="key")
-    worker = EncodePart(Folder(str(folder)), "key", encoder, writer, row_tokens=256, stop=stop)
+    worker = part_worker(Folder(str(folder)), "key", encoder, writer, row_tokens=256, stop=stop)
     return worker(0, samples)
 
 
