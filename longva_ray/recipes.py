@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from longva_ray.settings.answering import ServeConfig
-from longva_ray.settings.data import ImageDataConfig, TextDataConfig
+from longva_ray.settings.data import ImageDataConfig, PreferenceDataConfig, TextDataConfig
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import NiahConfig, VniahConfig
 from longva_ray.settings.questions import QuestionsConfig
 from longva_ray.settings.recipe import Recipe
-from longva_ray.settings.training import AlignConfig, ExtendConfig
+from longva_ray.settings.training import AlignConfig, ExtendConfig, PreferConfig
 
 
 def tiny() -> Recipe:
@@ -70,7 +70,31 @@ def tiny() -> Recipe:
             projector_learning_rate=5e-4,
             vision_learning_rate=2e-4,
         ),
+        **_preferences_of_tiny(),
     )
+
+
+def _preferences_of_tiny() -> dict[str, Any]:
+    from longva_ray.tiny.curriculum import TWO_CPU_WORKERS
+
+    return {
+        "preferences": PreferenceDataConfig(
+            max_tokens=1024,
+            dtype="float32",
+            prefill_chunk=160,
+            part_pairs=64,
+            task_cpus=0.5,
+            task_gpus=0,
+        ),
+        "prefer": PreferConfig(
+            **TWO_CPU_WORKERS,
+            steps=60,
+            sequences_per_step=8,
+            learning_rate=5e-5,
+            warmup_steps=6,
+            checkpoint_every=20,
+        ),
+    }
 
 
 def longva_7b() -> Recipe:
@@ -83,6 +107,8 @@ def longva_7b() -> Recipe:
         # As the released code, which counts frames.
         encode=EncodeConfig(sampling="1fps-by-count"),
         images=ImageDataConfig(sampling="1fps-by-count"),
+        # As the released code; it reads folders of frames.
+        preferences=PreferenceDataConfig(frames=10),
         # As the released test. Elsewhere frames are cropped, as the checkpoint says.
         vniah=VniahConfig(fitting="letterbox_mean"),
         # One GPU for both: the tower is a tenth of the language model's size.
@@ -99,6 +125,7 @@ def longva_7b() -> Recipe:
         extend=dataclasses.replace(recipe.extend, cpus_per_worker=cpus),
         align_projector=dataclasses.replace(recipe.align_projector, cpus_per_worker=cpus),
         align=dataclasses.replace(recipe.align, cpus_per_worker=cpus),
+        prefer=dataclasses.replace(recipe.prefer, cpus_per_worker=cpus),
     )
 
 

@@ -82,7 +82,12 @@ def linear_cross_entropy(
     count = count.clamp(min=1)
     mean = (totals[0] / count).to(loss_sum.dtype)
     factor = (ranks if gradients == "mean" else 1) / count
-    result: torch.Tensor = _WithValue.apply(loss_sum * factor.to(loss_sum.dtype), mean)
+    return with_value(loss_sum * factor.to(loss_sum.dtype), mean)
+
+
+def with_value(differentiated: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Gradients of the first argument, value of the second: differentiate a share, report all."""
+    result: torch.Tensor = _WithValue.apply(differentiated, value)
     return result
 
 
@@ -122,7 +127,7 @@ class OutputLoss(torch.nn.Module):
 
 
 class _WithValue(torch.autograd.Function):
-    """Gradients of the first argument, value of the second: differentiate a share, report all."""
+    """`with_value` as torch wants it."""
 
     @staticmethod
     def forward(ctx: Any, differentiated: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

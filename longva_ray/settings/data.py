@@ -1,9 +1,10 @@
-"""Settings of training data: texts -> token shards, images -> vision shards."""
+"""Settings of training data: texts, images, and pairs of answers -> shards."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+from longva_ray.settings.base import Dtype
 from longva_ray.video.sampling import Sampling
 
 
@@ -102,9 +103,49 @@ class ImageDataConfig:
         _check("images", self, counts=("row_tokens", "part_samples"), optional=("max_tasks",))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PreferenceDataConfig:
+    """How pairs of answers become preference shards (section 5.2; numbers of the released
+    scripts)."""
+
+    media_folder: str | None = None
+    """What paths of videos and images are relative to; None, the folder of each file of pairs."""
+    frames: int | None = None
+    """Read at most so many frames of a video, spread evenly over the encoded ones; None, all."""
+    max_tokens: int = 32_768
+    """Longest prompt with an answer; a longer pair cannot be used (scripts: 32768)."""
+    held_out: float | None = None
+    """Pairs that are not trained on but validated on (`--prefer.validate-every`): how many, or
+    below 1, what share of all; None, none. They are chosen by a digest of the video's name, so
+    pairs about one video stay together. They lie in the folder `held_out` of the shards."""
+    dtype: Dtype = "bfloat16"
+    """Number format of the reference model. Best the one that is trained in."""
+    prefill_chunk: int = 2048
+    """Prompt tokens in one forward pass of the reference model."""
+    on_error: Literal["skip", "stop"] = "skip"
+    """What to do with a pair that cannot be used: leave it out and name it in the report, or
+    stop."""
+    seed: int = 0
+    """Decides what is held out, and what `random` in a mixture takes."""
+    part_pairs: int = 256
+    """Pairs in one file of shards: the unit of parallel work and of resuming."""
+    task_cpus: float = 1.0
+    """CPUs that Ray reserves for one reference model."""
+    task_gpus: float = 1.0
+    """GPUs that Ray reserves for one reference model; 0 computes on CPUs."""
+    max_tasks: int | None = None
+    """Most reference models at a time; None means as many as fit into the cluster now."""
+
+    def __post_init__(self) -> None:
+        counts = ("max_tokens", "prefill_chunk", "part_pairs")
+        _check("preferences", self, counts=counts, optional=("frames", "max_tasks"))
+        if self.task_gpus < 0:
+            raise ValueError(f"--preferences.task-gpus must not be negative, got {self.task_gpus}")
+
+
 def _check(
     group: str,
-    config: TextDataConfig | ImageDataConfig,
+    config: TextDataConfig | ImageDataConfig | PreferenceDataConfig,
     *,
     counts: Sequence[str],
     optional: Sequence[str],

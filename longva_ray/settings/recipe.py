@@ -7,11 +7,11 @@ stage, beside this one.
 import dataclasses
 
 from longva_ray.settings.answering import ServeConfig
-from longva_ray.settings.data import ImageDataConfig, TextDataConfig
+from longva_ray.settings.data import ImageDataConfig, PreferenceDataConfig, TextDataConfig
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.needles import NiahConfig, VniahConfig
 from longva_ray.settings.questions import QuestionsConfig
-from longva_ray.settings.training import AlignConfig, ExtendConfig
+from longva_ray.settings.training import AlignConfig, ExtendConfig, PreferConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,3 +41,5 @@ class Recipe:
     """Stage 1: 558K captions of about 180 tokens, once, at the scripts' learning rate."""
     align: AlignConfig = dataclasses.field(default_factory=AlignConfig)
     """Stage 2."""
+    preferences: PreferenceDataConfig = dataclasses.field(default_factory=PreferenceDataConfig)
+    prefer: PreferConfig = dataclasses.field(default_factory=PreferConfig)

@@ -6,6 +6,8 @@ Each default cites its source: a section of the paper, or the released scripts w
 import dataclasses
 from typing import Literal
 
+Schedule = Literal["constant", "linear", "cosine"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -17,8 +19,8 @@ class TrainConfig:
     """Rows in one optimizer step over all workers. A ring that has several accumulates their
     gradients."""
     learning_rate: float = 1e-5
-    schedule: Literal["constant", "cosine"] = "constant"
-    """What comes after the warmup; cosine ends at zero."""
+    schedule: Schedule = "constant"
+    """What comes after the warmup; linear and cosine end at zero."""
     warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
@@ -55,8 +57,8 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     validate_every: int | None = None
-    """Steps between readings of the held-out rows (`--text.held-out`, `--images.held-out`), which
-    are also read after the last step; None, never. It changes nothing that is trained."""
+    """Steps between readings of the held-out rows (`--text.held-out` and its like), which are also
+    read after the last step; None, never. It changes nothing that is trained."""
     max_failures: int = 3
     """How many times lost workers are replaced and training goes on from the last checkpoint."""
     collective_timeout_s: int = 1800
@@ -160,7 +162,7 @@ class AlignConfig(TrainConfig):
     sequences_per_step: int = 1
     """Packed rows in one optimizer step. One row holds as many samples as the scripts' batch on 8
     GPUs."""
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_steps: int = 600
     """The scripts warm up for 3% of the steps."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -177,16 +179,54 @@ class AlignConfig(TrainConfig):
             raise ValueError(
                 f"vision_learning_rate must not be negative, got {self.vision_learning_rate}"
             )
-        if self.tile_mlps and self.zero_stage == 3 and self.data_size > 1:
-            raise ValueError(
-                "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
-                "differ in length and their workers would wait for each other; got "
-                f"{self.data_size} rings"
-            )
         if self.grids_per_forward < 1:
             raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")
-        if self.sequences_per_step % self.data_size:
-            raise ValueError(
-                f"sequences_per_step must be a multiple of the number of rings, "
-                f"{self.data_size}, got {self.sequences_per_step}"
-            )
+        _check_uneven_rows(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PreferConfig(TrainConfig):
+    """Preference tuning (section 5.2; numbers of the released script, on 8 GPUs)."""
+
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """DPO's own, or IPO (`lm.preference`)."""
+    beta: float = 0.1
+    """How close the model is kept to what it was."""
+    sft_weight: float = 0.0
+    """Weight of the chosen answer's mean negative log-likelihood (the script's `gamma`)."""
+    steps: int = 400
+    """The script's 17K pairs, three times, at 128 pairs a step."""
+    sequences_per_step: int = 128
+    """Pairs in one optimizer step: 1 a GPU, accumulated 16 times."""
+    learning_rate: float = 5e-7
+    schedule: Schedule = "linear"
+    warmup_steps: int = 40
+    """The script warms up for 10% of the steps."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    ring_size: int = 1
+    """Workers that share one pair; divides `num_workers`. Pairs about 10 frames are short."""
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}")
+        if self.sft_weight < 0:
+            raise ValueError(f"sft_weight must not be negative, got {self.sft_weight}")
+        _check_uneven_rows(self)
+
+
+def _check_uneven_rows(config: TrainConfig) -> None:
+    """Raises ValueError for settings that rows of different lengths do not go with."""
+    if config.tile_mlps and config.zero_stage == 3 and config.data_size > 1:
+        raise ValueError(
+            "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
+            "differ in length and their workers would wait for each other; got "
+            f"{config.data_size} rings"
+        )
+    if config.sequences_per_step % config.data_size:
+        raise ValueError(
+            f"sequences_per_step must be a multiple of the number of rings, "
+            f"{config.data_size}, got {config.sequences_per_step}"
+        )

@@ -151,6 +151,7 @@ def _train_step(
         flops=float(totals[2]),
         seconds=time.perf_counter() - started,
         memory_gib=_memory_gib(device),
+        measured=stage.measured(),
     )
 
 

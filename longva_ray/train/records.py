@@ -15,11 +15,12 @@ class StepRecord:
     step: int
     """Steps done, this one included."""
     loss: float
-    """Mean over all labelled tokens of the step, in nats."""
+    """Mean over all labels of the step, in nats."""
     grad_norm: float
     """Before clipping."""
     learning_rate: float
     labels: int
+    """Labelled tokens, or pairs of answers."""
     tokens: int
     """Over all workers, without padding."""
     flops: float
@@ -30,6 +31,8 @@ class StepRecord:
     held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Measures of the held-out rows after this step (`stage.Stage.validate`); empty after a step
     that reads none."""
+    measured: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What else the stage measured, by name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,10 +2,10 @@
 
     step -> [MicroBatch, ...] -> model(**inputs, denominator=...) -> the step's mean loss
 
-The loop (`train.loop`) runs any stage: text extension, vision alignment. A stage decides which
-weights are trained and how fast, reads its own data, and writes the result; it sees neither
-optimizer nor workers. Everything a stage does must be a function of the step, so that a run can be
-continued exactly.
+The loop (`train.loop`) runs any stage: text extension, vision alignment, preference tuning. A
+stage decides which weights are trained and how fast, reads its own data, and writes the result; it
+sees neither optimizer nor workers. Everything a stage does must be a function of the step, so that
+a run can be continued exactly.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ class MicroBatch:
     inputs: dict[str, Any]
     """Keyword arguments of the stage's module; tensors on any device."""
     num_labels: int
-    """Labelled tokens on this rank."""
+    """What the step's loss is a mean over, as far as it is on this rank: labelled tokens, or
+    pairs."""
     num_tokens: int
     """Tokens on this rank, padding left out where the stage knows it."""
     flops: float
@@ -61,6 +62,11 @@ class Stage(Protocol):
         Called on all ranks after a step, in evaluation mode and without gradients. `run` calls the
         module, equally often on every rank.
         """
+        ...
+
+    def measured(self) -> dict[str, float]:
+        """What the step's forward passes told beside the loss, by name; the same on all ranks. They
+        are forgotten then."""
         ...
 
     def check(self) -> None:

@@ -174,8 +174,9 @@ class Trackers:
             self._attempt(tracker, tracker.close)
 
     def log(self, record: StepRecord) -> None:
-        values: dict[str, float] = dataclasses.asdict(record)
+        values: dict[str, Any] = dataclasses.asdict(record)
         step = int(values.pop("step"))
+        values |= values.pop("measured")
         del values["held_out"]
         values |= {f"held_out_{name}": value for name, value in record.held_out.items()}
         values["tokens_per_second"] = record.tokens / record.seconds

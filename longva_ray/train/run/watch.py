@@ -98,7 +98,8 @@ class Watch:
             rate = record.tokens / record.seconds
             if record.held_out:
                 self._held_out = f" (held out {record.held_out['loss']:.4f})"
-            loss = f"loss {record.loss:.4f}{self._held_out}"
+            told = [f"{name} {value:.4g}" for name, value in record.measured.items()]
+            loss = ", ".join([f"loss {record.loss:.4f}{self._held_out}", *told])
             note = f"{loss}, {rate:,.0f} tokens/s, {record.memory_gib:.1f} GiB"
             self._progress.reach(record.step, note)
             if record.step % self._config.checkpoint_every == 0:

@@ -21,32 +21,29 @@ in this share, 2 the grid of one and its number there, D width.
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoTokenizer, PreTrainedModel
 
 from longva_ray.data.images.shards import VisionRow, VisionShards, unlabelled
+from longva_ray.lm.base_models import load_tokenizer
 from longva_ray.lm.layout import load_longva_config
-from longva_ray.lm.load import load_longva
 from longva_ray.lm.longva import LongVAForConditionalGeneration
-from longva_ray.lm.processor import LongVAProcessor
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.lm.splice import embed_text, fill, placeholder_mask
 from longva_ray.lm.weights import check_readable, checkpoint_folder
 from longva_ray.ring.attention import Ring
-from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.settings.training import AlignConfig
 from longva_ray.train.order import batches_in_order
 from longva_ray.train.speed import training_flops
-from longva_ray.train.stage import DTYPES, MicroBatch
+from longva_ray.train.stage import MicroBatch
 from longva_ray.train.stages.answer_tally import AnswerTally
-from longva_ray.train.stages.language import LanguageLoss, LanguageStage, ring_hidden
+from longva_ray.train.stages.language import LanguageLoss, ring_hidden
+from longva_ray.train.stages.longva import LongVAStage
 from longva_ray.vision.anyres import NEWLINE
 from longva_ray.vision.tower_config import grid_and_patch_side
 
@@ -108,7 +105,7 @@ class AlignmentLoss(LanguageLoss):
         return encode(grids_GYXC)
 
 
-class AlignmentStage(LanguageStage[AlignConfig, LongVAForConditionalGeneration, VisionShards]):
+class AlignmentStage(LongVAStage[AlignConfig, VisionShards]):
     """Alignment of a LongVA checkpoint on vision shards.
 
     Raises ValueError for shards that do not fit the model.
@@ -116,35 +113,21 @@ class AlignmentStage(LanguageStage[AlignConfig, LongVAForConditionalGeneration, 
 
     def __init__(self, config: AlignConfig, *, base: str, shards: str) -> None:
         super().__init__(config, base=base, shards=VisionShards(shards))
-        self._processor: LongVAProcessor | None = None
 
     def check_inputs(self) -> None:
         config = load_longva_config(self.base)
         check_readable(checkpoint_folder(self.base))
-        tokenizer = AutoTokenizer.from_pretrained(self.base)
+        tokenizer = load_tokenizer(self.base)
         add_placeholders(tokenizer)
         self.shards.check_model(config.grids, tokenizer)
-        rows, step = len(self.shards), self.config.sequences_per_step
-        logger.info(
-            "%d rows, so one pass is %d steps and the run takes %.2f passes",
-            rows,
-            -(-rows // step),
-            self.config.steps * step / rows,
-        )
+        self.log_passes()
 
-    def load(self) -> LongVAForConditionalGeneration:
-        model, self._processor = load_longva(
-            self.base, dtype=DTYPES[self.config.dtype], attn_implementation=NAME
-        )
+    def choose_trained(self, model: LongVAForConditionalGeneration) -> None:
         everything = self.config.train == "all"
         learns = everything and self.config.vision_learning_rate > 0
         model.requires_grad_(everything)
         model.frame_encoder.projector.requires_grad_(True)
         model.frame_encoder.tower.requires_grad_(learns)
-        return model
-
-    def language_model(self) -> PreTrainedModel:
-        return self.model().language_model
 
     def loss_module(
         self, model: LongVAForConditionalGeneration, group: dist.ProcessGroup | None
@@ -263,12 +246,3 @@ class AlignmentStage(LanguageStage[AlignConfig, LongVAForConditionalGeneration, 
         tower = sum(p.numel() for p in self.model().frame_encoder.tower.parameters())
         passes = 3 if self._trains_tower() else 1
         return language + passes * 2.0 * tower * patches * len(row.grids_GYXC)
-
-    def save(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
-        assert self._processor is not None, "build comes first"
-        super().save(weights, folder)
-        self._processor.save_pretrained(folder)
-
-    def provenance(self) -> dict[str, Any]:
-        data = self.shards.metadata
-        return super().provenance() | {"samples": data.num_samples, "left_out": data.num_left_out}

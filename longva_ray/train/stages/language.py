@@ -13,6 +13,7 @@ Shapes: T tokens of a row, L tokens on this rank, D width.
 """
 
 import abc
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -32,6 +33,8 @@ from longva_ray.settings.training import TrainConfig
 from longva_ray.train.activations import checkpoint_activations
 from longva_ray.train.order import rows_of_step
 from longva_ray.train.stage import MicroBatch
+
+logger = logging.getLogger(__name__)
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
@@ -123,6 +126,9 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
     @abc.abstractmethod
     def validate(self, run: Callable[..., Any]) -> dict[str, float]: ...
 
+    def measured(self) -> dict[str, float]:
+        return {}
+
     def language_model(self) -> PreTrainedModel:
         """The part of the model that attends over the ring."""
         return self.model()
@@ -209,6 +215,16 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
             num_labels=int((labels_BL != IGNORE_INDEX).sum()),
             num_tokens=num_tokens if mesh.ring_rank == 0 else 0,
             flops=flops / mesh.ring_size,
+        )
+
+    def log_passes(self) -> None:
+        """Say how often the run goes through its rows."""
+        rows, step = len(self.shards), self.config.sequences_per_step
+        logger.info(
+            "%d rows, so one pass is %d steps and the run takes %.2f passes",
+            rows,
+            -(-rows // step),
+            self.config.steps * step / rows,
         )
 
     def save(self, weights: dict[str, torch.Tensor], folder: Path) -> None:

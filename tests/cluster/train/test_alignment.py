@@ -1,16 +1,14 @@
 """Alignment from files to a model, by the two jobs on real Ray workers."""
 
 import contextlib
-import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from local_link import train_locally
-from repository import JOBS
+from run_job import run_job
 from vision_world import settings, write_base, write_samples
 
 from longva_ray.lm.load import load_longva
@@ -18,18 +16,6 @@ from longva_ray.settings.training import AlignConfig
 from longva_ray.train.records import Outcome
 from longva_ray.train.run import launch
 from longva_ray.train.stages.alignment import AlignmentStage
-
-
-def run_job(name: str, *arguments: str) -> int:
-    """A job's main function in this process, on the cluster it is connected to."""
-    spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    job = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, job)
-        spec.loader.exec_module(job)
-        return int(job.main(job.parse(job.Options, arguments)))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Pairs of answers -> preference shards."""
