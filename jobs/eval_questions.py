@@ -6,7 +6,8 @@
 
 A line of the file: {"id": ..., "video": ..., "question": ..., "options": [...], "answer": "B"}, or
 "image" in place of "video", and any further fields. Writes questions.json and questions.png to
---out. Start it again to continue where it stopped."""
+--out. Start it again to continue where it stopped. With
+`--questions.frame-counts 8 16 32 64 128 384` they show accuracy by number of frames."""
 
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ def main(options: Options) -> int:
     out = local_path(options.out)
     subjects = named_subjects(options.models, (), options.questions.dtype)
     records = read_questions(options.file)
+    from longva_ray.evaluate.questions.frames import describe_frames
     from longva_ray.evaluate.questions.report import describe_questions
     from longva_ray.evaluate.questions.run import run_questions
 
@@ -56,7 +58,8 @@ def main(options: Options) -> int:
         encode=options.encode,
         out=out,
     )
-    print(describe_questions(report))
+    describe = describe_frames if options.questions.frame_counts else describe_questions
+    print(describe(report))
     print(f"report and figure: {out}")
     return 1 if any(model["not_asked"] for model in report["models"]) else 0
 

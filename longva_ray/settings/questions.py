@@ -20,6 +20,9 @@ class QuestionsConfig(SweepConfig):
     open question is always answered freely."""
     frames: int | None = None
     """Read at most so many frames of a video, spread evenly over the encoded ones; None, all."""
+    frame_counts: tuple[int, ...] = ()
+    """Ask every question with each of these numbers of frames (Tables 4 and 6 of the paper: 8 to
+    384). The videos are encoded once; table and figure show accuracy by number of frames."""
     max_new_tokens: int = 16
     """Longest free answer; lmms-eval takes as many for Video-MME."""
 
@@ -29,6 +32,17 @@ class QuestionsConfig(SweepConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.frame_counts and self.frames is not None:
+            raise ValueError(
+                "give --questions.frames for one number of frames, or --questions.frame-counts for "
+                "several"
+            )
+        if any(count < 1 for count in self.frame_counts) or list(self.frame_counts) != sorted(
+            set(self.frame_counts)
+        ):
+            raise ValueError(
+                f"frame_counts must be at least 1 and increase, got {list(self.frame_counts)}"
+            )
         if self.decide == "generate" and self.ring_size > 1:
             raise ValueError(
                 f"over a ring of {self.ring_size} answers are scored, not generated; decide by "

@@ -15,9 +15,15 @@ from typing import Any
 from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.experiment import deciding, fingerprint_subjects, run_trials
 from longva_ray.evaluate.questions.figure import draw_questions
+from longva_ray.evaluate.questions.frames import draw_frames
 from longva_ray.evaluate.questions.records import QuestionRecord, check_fields
 from longva_ray.evaluate.questions.report import Answered, summarise
-from longva_ray.evaluate.questions.worker import QuestionWorker, plan_groups
+from longva_ray.evaluate.questions.worker import (
+    QuestionTrial,
+    QuestionWorker,
+    at_counts,
+    plan_groups,
+)
 from longva_ray.evaluate.report import describe_subject, versions, write_report
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.lm.base_models import is_longva
@@ -46,6 +52,8 @@ class _Seen:
     spec: EncodingSpec
     image_spec: ImageSpec
     ids: Mapping[Item, str]
+    num_frames: Mapping[str, int]
+    """Encoded frames of each video, by its id."""
     errors: Mapping[Item, str]
 
 
@@ -84,6 +92,14 @@ def run_questions(
         subject.name: _ask(subject, records, seen[subject.path], config, out)
         for subject in subjects
     }
+
+    def scores(subject: Subject) -> dict[str, Any]:
+        found = answers[subject.name]
+        if not config.frame_counts:
+            return summarise(found[None], by)
+        counts = config.frame_counts
+        return {"by_frames": [{"frames": n} | summarise(found[n], by) for n in counts]}
+
     report = {
         "test": "questions",
         "settings": dataclasses.asdict(config),
@@ -93,13 +109,14 @@ def run_questions(
         "models": [
             describe_subject(subject, weights[subject.path])
             | {"encoder_fingerprint": seen[subject.path].spec.encoder_fingerprint}
-            | summarise(answers[subject.name], by)
+            | scores(subject)
             | {"not_asked": _not_asked(records, seen[subject.path])}
             for subject in subjects
         ],
     }
     write_report(report, out)
-    draw_questions(report, out / "questions.png")
+    draw = draw_frames if config.frame_counts else draw_questions
+    draw(report, out / "questions.png")
     return report
 
 
@@ -117,9 +134,11 @@ def _encode(
     images = [item.place for item in items if item.kind == "image"]
     ids: dict[Item, str] = {}
     errors: dict[Item, str] = {}
+    num_frames: dict[str, int] = {}
     if videos:
         encoded = encode_videos(videos, store=shards, checkpoint=checkpoint, config=config)
         spec = encoded.spec
+        num_frames = {each.video_id: each.num_frames for each in encoded.videos if not each.error}
         for video in encoded.videos:
             found = errors if video.error else ids
             found[Item(kind="video", place=video.path)] = video.error or video.video_id
@@ -130,7 +149,7 @@ def _encode(
         found[Item(kind="image", place=image.path)] = image.error or image.image_id
     for item in named:
         try:
-            shards.open(item.place, spec)
+            num_frames[item.place] = shards.open(item.place, spec).num_frames
         except (KeyError, ShardError) as error:
             errors[item] = str(error.args[0])
         else:
@@ -147,6 +166,7 @@ def _encode(
         spec=spec,
         image_spec=image_spec(checkpoint, spec.encoder_fingerprint, config),
         ids=ids,
+        num_frames=num_frames,
         errors=errors,
     )
 
@@ -157,9 +177,16 @@ def _ask(
     seen: _Seen,
     config: QuestionsConfig,
     out: Path,
-) -> list[Answered]:
-    """Every question that could be asked, in the order of the file."""
-    groups = plan_groups(records, seen.ids)
+) -> dict[int | None, list[Answered]]:
+    """Every question that could be asked, in the order of the file, for each number of frames; None
+    is the only one where there are not several."""
+    counts = config.frame_counts or (None,)
+    plain = plan_groups(records, seen.ids)
+    groups = [
+        group
+        for each in plain
+        for group in at_counts(each, counts, seen.num_frames.get(each[0].item_id))
+    ]
     swept = run_trials(
         f"questions {subject.name}",
         groups,
@@ -176,11 +203,14 @@ def _ask(
         ),
     )
     place = {record.id: number for number, record in enumerate(records)}
-    trials = [trial for group in groups for trial in group]
-    return [
-        Answered(record=trial.record, item_id=trial.item_id, outcome=swept.outcomes[trial.key])
-        for trial in sorted(trials, key=lambda trial: place[trial.record.id])
-    ]
+    trials = [trial for group in plain for trial in group]
+    trials.sort(key=lambda trial: place[trial.record.id])
+
+    def answered(trial: QuestionTrial, count: int | None) -> Answered:
+        key = trial.among(count, seen.num_frames.get(trial.item_id)).key
+        return Answered(record=trial.record, item_id=trial.item_id, outcome=swept.outcomes[key])
+
+    return {count: [answered(trial, count) for trial in trials] for count in counts}
 
 
 def _not_asked(records: Sequence[QuestionRecord], seen: _Seen) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ class QuestionTrial:
 
     record: QuestionRecord
     item_id: str
+    frames: int | None = None
+    """Most frames that are read of a video; None, as many as the settings say."""
 
     @property
     def key(self) -> str:
@@ -41,7 +43,13 @@ class QuestionTrial:
         trial; where its file lies, and its other fields, do not matter."""
         record = self.record
         asked = (self.item_id, record.question, record.options, record.answer)
-        return f"{record.id}-{fingerprint_of(*asked)}"
+        among = "" if self.frames is None else f"-{self.frames}"
+        return f"{record.id}-{fingerprint_of(*asked)}{among}"
+
+    def among(self, count: int | None, num_frames: int | None) -> "QuestionTrial":
+        """The question among at most `count` of a video's frames; the same one of an image."""
+        frames = None if count is None or num_frames is None else min(count, num_frames)
+        return dataclasses.replace(self, frames=frames)
 
 
 def plan_groups(
@@ -59,6 +67,18 @@ def plan_groups(
         if item_id is not None:
             trial = QuestionTrial(record=record, item_id=item_id)
             groups.setdefault(item_id, []).append(trial)
+    return list(groups.values())
+
+
+def at_counts(
+    group: Sequence[QuestionTrial], counts: Sequence[int | None], num_frames: int | None
+) -> list[list[QuestionTrial]]:
+    """A group about a video of `num_frames` frames, once for each count; once for all counts that
+    are more than the video has. A group about an image, which has no frames, once."""
+    groups = {}
+    for count in counts:
+        trials = [trial.among(count, num_frames) for trial in group]
+        groups[trials[0].frames] = trials
     return list(groups.values())
 
 
@@ -80,8 +100,10 @@ class QuestionWorker:
         self.engine = load_subject(subject, config, group)
 
     def __call__(self, trials: Sequence[QuestionTrial]) -> dict[str, TrialOutcome]:
-        ((kind, item_id),) = {(trial.record.item.kind, trial.item_id) for trial in trials}
-        tokens = self._video(item_id) if kind == "video" else self._image(item_id)
+        ((kind, item_id, frames),) = {
+            (trial.record.item.kind, trial.item_id, trial.frames) for trial in trials
+        }
+        tokens = self._video(item_id, frames) if kind == "video" else self._image(item_id)
         tokens = tokens.to(self.engine.device)
         outcomes = {}
         for trial in trials:
@@ -90,10 +112,10 @@ class QuestionWorker:
             outcomes[trial.key] = outcome | {"seconds": time.perf_counter() - started}
         return outcomes
 
-    def _video(self, video_id: str) -> torch.Tensor:
+    def _video(self, video_id: str, frames: int | None) -> torch.Tensor:
         """Tokens FQD."""
         video = self._videos.open(video_id, self._spec)
-        return video.tokens(video.evenly(self._config.frames))
+        return video.tokens(video.evenly(self._config.frames if frames is None else frames))
 
     def _image(self, image_id: str) -> torch.Tensor:
         """Tokens SD."""

@@ -11,7 +11,12 @@ from pictures import exchanges_about, write_table
 
 from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.questions.records import QuestionRecord
-from longva_ray.evaluate.questions.worker import QuestionTrial, QuestionWorker, plan_groups
+from longva_ray.evaluate.questions.worker import (
+    QuestionTrial,
+    QuestionWorker,
+    at_counts,
+    plan_groups,
+)
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.questions import Decide, QuestionsConfig
@@ -188,10 +193,28 @@ def test_fewer_frames_are_spread_over_the_video(tiny_checkpoint: str, world: Wor
     assert asked[0][trial.key]["logprobs"] != asked[1][trial.key]["logprobs"]
 
 
+def test_each_number_of_frames_is_asked_once(tiny_checkpoint: str, world: World) -> None:
+    """12 frames are all, so 12, 64 and 128 are one; what is read is what the setting for one number
+    reads."""
+    group, _ = world.groups()
+    groups = at_counts(group, (5, 12, 64, 128), 12)
+    assert [each[0].frames for each in groups] == [5, 12]
+    assert [len(each) for each in groups] == [5, 5]
+    assert len({trial.key for each in groups for trial in each}) == 10
+    assert at_counts(group, (None,), 12) == [group]
+    found = world.worker(tiny_checkpoint, CONFIG)(groups[0][:1])
+    five = world.worker(tiny_checkpoint, dataclasses.replace(CONFIG, frames=5))(group[:1])
+    assert groups[0][0].key.startswith(group[0].key)
+    assert found[groups[0][0].key]["logprobs"] == five[group[0].key]["logprobs"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"frames": 0}, "frames must be at least 1, got 0"),
+        ({"frame_counts": (8, 0)}, "at least 1 and increase"),
+        ({"frame_counts": (8, 8)}, "at least 1 and increase"),
+        ({"frame_counts": (8,), "frames": 8}, "for one number of frames"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"decide": "generate", "ring_size": 2}, "answers are scored, not generated"),
     ],

@@ -1,5 +1,6 @@
 """Questions in bulk from videos to table and figure, on a real cluster, stopped and taken up."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,17 @@ def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path
     ]
     out = tmp_path / "out"
 
-    def run() -> dict[str, Any]:
+    def run(config: QuestionsConfig = CONFIG) -> dict[str, Any]:
         report = run_questions(
             subjects,
             records,
             by=["length"],
             store=str(tmp_path / "shards"),
-            config=CONFIG,
+            config=config,
             encode=ENCODE,
             out=out,
         )
-        assert json.loads((out / "questions.json").read_text()) == report
+        assert json.loads((out / "questions.json").read_text()) == json.loads(json.dumps(report))
         return report
 
     report = run()
@@ -117,3 +118,10 @@ def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path
     for before, after in zip(one["answers"], again["answers"], strict=True):
         assert before | {"seconds": 0} == after | {"seconds": 0}
     assert len(ledger.read_text().splitlines()) == 7
+
+    # The short video has 12 frames, so of three counts it is asked with two; the image with none.
+    by_count = run(dataclasses.replace(CONFIG, frame_counts=(4, 12, 24)))["models"][0]["by_frames"]
+    assert [asked["frames"] for asked in by_count] == [4, 12, 24]
+    assert len(ledger.read_text().splitlines()) == 7 + 3 * (2 + 3)
+    for whole, every in zip(one["answers"], by_count[2]["answers"], strict=True):
+        assert whole | {"seconds": 0} == every | {"seconds": 0}
