@@ -37,18 +37,27 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, turned as its EXIF says; alpha is dropped, not blended.
 
     Only the orientation is read from the EXIF. Other entries may be malformed, as a resolution
-    that is text.
+    that is text, or all of it.
 
     Raises:
         ValueError: the values of a 32-bit image do not say what is white.
     """
     image.load()  # some decoders know the orientation only then
-    turned = _TRANSPOSED.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    turned = _TRANSPOSED.get(_orientation(image))
     rgb = _with_8_bits(image).convert("RGB")
     if turned is not None:
         rgb = rgb.transpose(turned)
     rgb.info.clear()  # the orientation is used up
     return rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the EXIF says; 1, as it is stored, without one."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except SyntaxError:
+        # Not an EXIF at all. Pillow drops such a block from a JPEG by itself.
+        return 1
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:

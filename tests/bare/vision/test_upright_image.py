@@ -117,6 +117,13 @@ def test_orientation_is_used_beside_malformed_entries(
     assert np.array_equal(upright_rgb(shown), shown), "an image is turned once"
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_exif_that_is_none_does_no_harm(kind: str) -> None:
+    gray_YXC = np.full((8, 16, 3), 100, np.uint8)
+    image = saved(Image.fromarray(gray_YXC), kind, exif=b"Exif\0\0no header of TIFF")
+    assert np.array_equal(upright_rgb(image), gray_YXC)
+
+
 def test_16_bits_are_turned_too() -> None:
     deep_YX = np.zeros((8, 16), np.uint16)
     deep_YX[:, 8:] = 65535
