@@ -5,16 +5,17 @@ of a second timeline, or None.
 
 FFmpeg hands out the times as they are stored. Put in one order, the pictures of two timelines would
 be mixed, and those with equal times would be taken for one. Only containers that store decoding
-times are looked at (`CONTAINERS`): elsewhere FFmpeg guesses them. A decoding time that is a little
-early does no harm by itself, since pictures are put in the order of their display times.
+times, or whose pictures never change their order, are looked at (`CONTAINERS`): elsewhere FFmpeg
+guesses them. A decoding time that is a little early does no harm by itself, since pictures are put
+in the order of their display times.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-CONTAINERS = ("mpegts", "mpeg", "flv")
-"""FFmpeg's names of the containers whose decoding times are those stored."""
+CONTAINERS = ("mpegts", "mpeg", "flv", "ogg")
+"""FFmpeg's names of the containers whose decoding times are those stored. Ogg has one for both."""
 
 
 class Stamp(NamedTuple):

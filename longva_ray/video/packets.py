@@ -124,7 +124,7 @@ def read_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
         raise VideoError(path, reason) from error
     if container.format.name in clock.CONTAINERS:
         # First, because a join also looks like damage to the container.
-        _check_clock(path, stamps)
+        _check_clock(path, container.format.name, stamps)
     if corrupt_s is not None:
         raise VideoError(
             path,
@@ -178,14 +178,17 @@ def _check_alone(path: Path, container: InputContainer) -> None:
         )
 
 
-def _check_clock(path: Path, stamps: list[Stamp]) -> None:
+def _check_clock(path: Path, format_name: str, stamps: list[Stamp]) -> None:
     """Refuse frames of two timelines, which cannot be put in one order."""
     restart = clock.find_restart(stamps)
     if restart is not None:
+        remedy = f"To give it one clock, copy it first: {COPY_COMMAND}"
+        if format_name == "ogg":  # the head of the second file cannot be copied
+            remedy = f"Join them another way: {JOIN_COMMAND.replace('.mp4', '.ogv')}"
         raise VideoError(
             path,
             f"has times that jump back after its first {restart} frames, as in files joined by "
-            f"`cat`. To give it one clock, copy it first: {COPY_COMMAND}",
+            f"`cat`. {remedy}",
         )
 
 

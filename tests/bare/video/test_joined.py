@@ -75,11 +75,18 @@ def test_what_ffmpeg_reads_to_its_end_shows_every_frame(tmp_path: Path) -> None:
     assert shown == list(range(40))
 
 
-@pytest.mark.parametrize("codec", ["mpeg2video", "mpeg1video"])
-def test_a_program_stream_whose_clock_starts_anew_is_refused(tmp_path: Path, codec: str) -> None:
-    part = write(tmp_path / "part.mpg", 0, codec)
-    with pytest.raises(VideoError, match="jump back after its first 20 frames"):
-        probe_video(join([part, part], tmp_path / "joined.mpg"))
+@pytest.mark.parametrize(
+    ("suffix", "codec", "after"),
+    [("mpg", "mpeg2video", 20), ("mpg", "mpeg1video", 20), ("ogv", "libvpx", 21)],
+)
+def test_a_stream_whose_clock_starts_anew_is_refused(
+    tmp_path: Path, suffix: str, codec: str, after: int
+) -> None:
+    """The second Ogg file begins with a packet that is no picture."""
+    part = write(tmp_path / f"part.{suffix}", 0, codec)
+    assert probe_video(part).num_frames == 20
+    with pytest.raises(VideoError, match=f"jump back after its first {after} frames"):
+        probe_video(join([part, part], tmp_path / f"joined.{suffix}"))
 
 
 @pytest.mark.parametrize("container", ["flv", "mov,mp4,m4a,3gp,3g2,mj2", "asf", "avi"])
