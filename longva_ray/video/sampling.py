@@ -31,6 +31,9 @@ Mode = Literal["time", "count", "uniform", "every"]
 RATES: tuple[Mode, ...] = ("time", "count")
 """The modes with a rate."""
 
+MAX_ROUNDING_S = Fraction(1, 500)
+"""Longer ticks are those of the frames, as in AVI, and round nothing."""
+
 _RATE = re.compile(r"(\d+(?:\.\d+)?)fps(-by-count)?")
 
 _UNIFORM = re.compile(r"uniform:(\d+)")
@@ -135,7 +138,8 @@ class Sampling:
         if self.mode == "time":
             assert self.fps is not None
             step = 1 / (Fraction(str(self.fps)) * time_base)
-            return _shown_at_each_step(frame_pts_F, step)
+            finer = 1000 if time_base > MAX_ROUNDING_S else 1
+            return _shown_at_each_step(frame_pts_F * finer, step * finer)
         if self.num_frames is not None and self.num_frames < num_frames:
             return np.linspace(0, num_frames - 1, self.num_frames, dtype=int).astype(np.int64)
         if self.fps is None:

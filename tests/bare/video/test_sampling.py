@@ -41,7 +41,7 @@ def test_one_frame_per_second_is_every_rounded_fps_th(num_frames: int, average_f
 @given(
     st.lists(st.integers(1, 400), max_size=20),
     st.integers(-5000, 5000),
-    st.sampled_from([Fraction(1, 1000), Fraction(1, 90_000), Fraction(1001, 30_000)]),
+    st.sampled_from([Fraction(1, 1000), Fraction(1, 90_000), Fraction(1, 600)]),
     st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.0, 7.7, 29.97, 90.0]),
 )
 def test_by_time_against_a_player_that_looks_at_each_second(
@@ -86,6 +86,21 @@ def test_ntsc_drifts_by_count_and_not_by_time() -> None:
     by_time = ONE_A_SECOND.indices(pts_F, TICK, float(fps))
     assert np.abs(pts_F[by_time] - 1000 * np.arange(len(by_time))).max() <= 1000 / fps
     assert pts_F[BY_COUNT.indices(pts_F, TICK, float(fps))][-1] == 1_001_000
+
+
+@pytest.mark.parametrize("rate", ["1fps", "3fps", "0.7fps"])
+@pytest.mark.parametrize("fps", [Fraction(30_000, 1001), Fraction(24_000, 1001), Fraction(25)])
+def test_ticks_as_long_as_a_frame_give_the_same_frames_as_short_ones(
+    fps: Fraction, rate: str
+) -> None:
+    """AVI counts in frames, MP4 in much less."""
+    sampling = Sampling.parse(rate)
+    number_F = np.arange(400)
+    in_frames = sampling.indices(number_F, 1 / fps, float(fps))
+    in_little = sampling.indices(number_F * 1001, 1 / fps / 1001, float(fps))
+    assert in_frames.tolist() == in_little.tolist()
+    due = [int(k / Fraction(rate.removesuffix("fps")) * fps) for k in range(len(in_frames))]
+    assert in_frames.tolist() == due
 
 
 @given(frame_counts, st.integers(1, 4096))
