@@ -60,8 +60,9 @@ def main(options: Options) -> int:
     check_there(videos)
     from longva_ray.evaluate.video.drawn import make_haystack
     from longva_ray.evaluate.video.report import describe_vniah
-    from longva_ray.evaluate.video.run import run_vniah
+    from longva_ray.evaluate.video.run import check_sight, run_vniah
 
+    check_sight(subjects)  # before minutes of video are drawn
     report = run_vniah(
         subjects,
         videos or [make_haystack(options.vniah, out)],

@@ -52,6 +52,12 @@ JOB_MISTAKES = [
     ("extend_text", "--name a --shards PLACE/missing", "missing"),
     ("extend_text", "--name a --shards PLACE/shards --model PLACE/no", "no model"),
     ("extend_text", "--name a --shards PLACE/shards", "tokenizer"),
+    (
+        "extend_text",
+        "--name a --shards PLACE/shards --model PLACE/model --storage PLACE "
+        "--extend.trackers mlflow",
+        "tracker 'mlflow' cannot be imported",
+    ),
     ("align_vision", "--stage all --name a --shards PLACE/shards --model PLACE/no", "no model"),
     (
         "align_vision",
@@ -61,6 +67,7 @@ JOB_MISTAKES = [
     ("eval_niah", "--models PLACE/model", "want name=path"),
     ("eval_niah", "--models a=PLACE/no", "no model '.*/no' here"),
     ("eval_niah", "--models a=PLACE/model --niah.essays PLACE/empty", "empty"),
+    ("eval_vniah", "--models a=PLACE/model --vniah.frames 1000000", "is no LongVA checkpoint"),
     ("eval_vniah", "--models a=PLACE/model --videos PLACE/some.mp4", "is no LongVA checkpoint"),
     (
         "eval_vniah",
@@ -77,6 +84,7 @@ def test_a_job_finds_mistakes_before_it_starts_ray(
     place: Path, monkeypatch: pytest.MonkeyPatch, job: str, words: str, told: str
 ) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     module = load_job(JOBS / f"{job}.py")
     options = parse(module.Options, words.replace("PLACE", str(place)).split())
     with pytest.raises((ValueError, FileNotFoundError), match=told):

@@ -57,6 +57,13 @@ class _Eyes:
     needles_key: str
 
 
+def check_sight(subjects: Sequence[Subject]) -> None:
+    """Raise ValueError for a model without eyes."""
+    for subject in subjects:
+        if not is_longva(subject.path):
+            raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see a needle")
+
+
 def run_vniah(
     subjects: Sequence[Subject],
     videos: Sequence[str],
@@ -72,9 +79,7 @@ def run_vniah(
     run into the same folder stopped. Raises ValueError for a model, a video, needles or a grid that
     cannot be used.
     """
-    for subject in subjects:
-        if not is_longva(subject.path):
-            raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see a needle")
+    check_sight(subjects)
     encode = config.encoding(encode)
     out.mkdir(parents=True, exist_ok=True)
     needles = draw_needles(config, out) if config.needles is None else read_needles(config.needles)

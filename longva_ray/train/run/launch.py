@@ -40,6 +40,7 @@ from longva_ray.train.run.failure import explain
 from longva_ray.train.run.monitor import Monitor
 from longva_ray.train.run.ray_internals import Trainer
 from longva_ray.train.run.storage import drop_damaged_index, probe_storage, tracker_folder
+from longva_ray.train.run.trackers import check_installed
 from longva_ray.train.run.watch import Watch
 from longva_ray.train.run.worker import work
 from longva_ray.train.stage import Stage
@@ -65,6 +66,7 @@ def train(
     checkpoint under this name that belongs to another run, or a run of this name in the same
     folder that is not over.
     """
+    check_installed(config.trackers)
     filesystem, root = probe_storage(storage, name)
     run, remote = f"{root}/{name}", is_uri(storage)
     with contextlib.nullcontext() if remote else lock(Path(run) / ".lock"):

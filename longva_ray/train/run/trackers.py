@@ -13,6 +13,7 @@ about ten lines.
 """
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import math
@@ -145,6 +146,13 @@ class MLflow:
         self._mlflow.end_run()
 
 
+def check_installed(kinds: Sequence[str]) -> None:
+    """Raise ValueError for a tracker without its package, before anything waits for Ray."""
+    for kind in kinds:
+        if importlib.util.find_spec(kind) is None:  # each is called as its package
+            raise _not_importable(kind, f"there is no package {kind}")
+
+
 class Trackers:
     """All trackers of a run, as a context manager.
 
@@ -217,12 +225,16 @@ def _make(kind: str, folder: Path, name: str, settings: dict[str, Any]) -> Track
             return WeightsAndBiases(folder, name, settings)
         return MLflow(folder, name, settings)
     except ImportError as error:
-        raise ValueError(
-            f"tracker {kind!r} cannot be imported ({error}); pip install 'longva-ray[{kind}]', or "
-            "leave it out of trackers"
-        ) from error
+        raise _not_importable(kind, str(error)) from error
     except Exception as error:
         raise ValueError(
             f"tracker {kind!r} does not start ({type(error).__name__}: {error}); set it up, or "
             "leave it out of trackers"
         ) from error
+
+
+def _not_importable(kind: str, why: str) -> ValueError:
+    return ValueError(
+        f"tracker {kind!r} cannot be imported ({why}); pip install 'longva-ray[{kind}]', or leave "
+        "it out of trackers"
+    )
