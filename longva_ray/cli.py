@@ -21,6 +21,7 @@ from longva_ray.cluster.job import run_job
 COMMANDS = {
     "demo": "Encode a video into shards and ask about it over HTTP.",
     "ask": "Answer a question about a video.",
+    "show": "Ask several videos, and write frames, questions and answers as a page.",
     "serve": "Serve chat and scoring by HTTP.",
     "verify": "Compare every shard of a store with its digest.",
     "join": "Join a language model and a vision tower into one checkpoint, ready for alignment.",
