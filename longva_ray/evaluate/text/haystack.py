@@ -25,14 +25,23 @@ _SENTENCE_END = re.compile(r"""[.!?]+["')\]]*(?=\s|\Z)\s*|\s*\n\s*""")
 def read_essays(folder: str | None) -> str:
     """All .txt files of a folder, in the order of their names, a blank line between them.
 
-    Raises ValueError when there are none.
+    Raises ValueError when there are none, or one is not UTF-8.
     """
     place = SHIPPED if folder is None else Path(folder)
     files = sorted(place.glob("*.txt"))
-    text = "\n\n".join(file.read_text(encoding="utf-8").strip() for file in files)
+    text = "\n\n".join(_read(file) for file in files)
     if not text:
         raise ValueError(f"no text in {place}/*.txt; give a folder of essays as .txt files")
     return text + "\n\n"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not UTF-8 (byte {error.start}: {error.reason}); convert it, as with iconv"
+        ) from error
 
 
 class Haystack:

@@ -116,3 +116,9 @@ def test_essays_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
 def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no text in .*\*\.txt"):
         read_essays(str(tmp_path))
+
+
+def test_an_essay_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "old.txt").write_bytes("a caf\u00e9.".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"old\.txt is not UTF-8 \(byte 5: "):
+        read_essays(str(tmp_path))
