@@ -89,15 +89,16 @@ class ImageStore:
         Raises ShardError when the image is not there, or damaged."""
         with self._readable(name := _name(image_id, spec)), self._folder.open(name) as file:
             length = file.read(8)
-            header = _header(length + file.read(int.from_bytes(length, "little")))
+            # Damage may say any length, and as much memory would be asked for.
+            most = min(int.from_bytes(length, "little"), file.size())
+            header = _header(length + file.read(most))
             return int(header["tokens"]["shape"][0])
 
     def tokens(self, image_id: str, spec: ImageSpec) -> torch.Tensor:
-        """tokens_SD.
+        """tokens_SD, compared with the digest that was stored with them.
 
         Raises ShardError when the image is not there, or damaged."""
-        with self._readable(name := _name(image_id, spec)):
-            return safetensors.torch.load(self._folder.read(name))["tokens"]
+        return self._tokens(_name(image_id, spec))
 
     def verify(self) -> Iterator[ShardError | None]:
         """Read every image and compare it with the digest stored with its tokens: for each what is
@@ -105,13 +106,13 @@ class ImageStore:
         files = self._folder.files(FOLDER, recursive=True)
         for path in sorted(info.path for info in files if info.path.endswith(_SUFFIX)):
             try:
-                self._verify(path.removeprefix(f"{self._folder.root}/"))
+                self._tokens(path.removeprefix(f"{self._folder.root}/"))
             except ShardError as error:
                 yield error
             else:
                 yield None
 
-    def _verify(self, name: str) -> None:
+    def _tokens(self, name: str) -> torch.Tensor:
         with self._readable(name):
             content = self._folder.read(name)
             tokens_SD = safetensors.torch.load(content)["tokens"]
@@ -121,6 +122,7 @@ class ImageStore:
                 f"{self._folder.path(name)} does not match its digest: the disk changed it; delete "
                 "it, and the image is encoded again"
             )
+        return tokens_SD
 
     @contextmanager
     def _readable(self, name: str) -> Iterator[None]:

@@ -103,6 +103,13 @@ def test_damage_is_named(tmp_path: Path, tiny_checkpoint: str) -> None:
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (damage,) = store.verify()
     assert "does not match its digest" in str(damage)
+    with pytest.raises(ShardError, match="does not match its digest"):
+        store.tokens(image_id, spec)
+    for byte in range(8):  # the length of the header
+        file.write_bytes(content[:byte] + bytes([content[byte] ^ 0x10]) + content[byte + 1 :])
+        for read in (store.num_tokens, store.tokens):
+            with pytest.raises(ShardError, match="delete it"):
+                read(image_id, spec)
     for rest in (content[:-1], content[:20], b""):
         file.write_bytes(rest)
         (damage,) = store.verify()
