@@ -7,6 +7,8 @@ the network.
 
 import base64
 import binascii
+import string
+from urllib.parse import unquote_to_bytes
 
 from longva_ray.serving.allowed_files import AllowedFiles
 from longva_ray.serving.api import ApiError
@@ -30,8 +32,16 @@ class ImageSource:
         if url[:5].lower() == "data:":
             return self._decoded(url, what)
         path = self._files.path(url, "image_url", "data:image/...;base64,...")
-        self._check_size(path.stat().st_size, what)
-        return path.read_bytes()
+        try:
+            self._check_size(path.stat().st_size, what)
+            with path.open("rb") as file:
+                content = file.read(self._max_bytes + 1)
+        except OSError as error:  # it has just gone
+            raise ApiError(
+                404, "file_not_found", f"{what}, {path}, cannot be read: {error.strerror}"
+            ) from error
+        self._check_size(len(content), what)  # it may have grown
+        return content
 
     def _decoded(self, url: str, what: str) -> bytes:
         header, _, payload = url.partition(",")
@@ -42,9 +52,11 @@ class ImageSource:
                 "unsupported_url",
                 f"{what} is a data: URL that begins with {url[:40]!r}; want data:image/...;base64,",
             )
-        self._check_size(len(payload) * 3 // 4 - payload[-2:].count("="), what)
+        # Some clients break lines, as MIME does, and some escape what a URL may not hold.
+        digits = unquote_to_bytes(payload).translate(None, string.whitespace.encode())
+        self._check_size(len(digits) * 3 // 4 - digits[-2:].count(b"="), what)
         try:
-            return base64.b64decode(payload, validate=True)
+            return base64.b64decode(digits, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ApiError(
                 400, "invalid_image", f"{what} is a data: URL whose content is no base64: {error}"

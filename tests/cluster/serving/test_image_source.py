@@ -1,8 +1,11 @@
 """Which `image_url` parts are read, what is said of the others, and how they are counted."""
 
 import asyncio
+import base64
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from pictures import data_url
@@ -21,6 +24,8 @@ def source(tmp_path: Path) -> ImageSource:
     (tmp_path / "root" / "a b.png").write_bytes(b"content")
     (tmp_path / "root" / "large.png").write_bytes(bytes(1001))
     (tmp_path / "root" / "link.png").symlink_to("/etc/hostname")
+    (tmp_path / "root" / "circle").symlink_to("circle")
+    os.mkfifo(tmp_path / "root" / "pipe")
     return ImageSource(AllowedFiles([tmp_path / "root"]), max_bytes=1000)
 
 
@@ -29,6 +34,13 @@ def test_what_is_read(source: ImageSource, tmp_path: Path) -> None:
     assert source.content(url, "it") == b"content"
     for content in (b"", b"content", bytes(range(256)) * 3 + bytes(232)):
         assert source.content(data_url(content), "it") == content
+    path = url[7:]
+    for same in (f"FILE://LocalHost{path}", f"file:{path}", f" file://{unquote(path)}"):
+        assert source.content(same, "it") == b"content"
+    lines = base64.encodebytes(bytes(range(256)) * 3).decode()
+    for written in (lines, quote(lines, safe=""), f" {lines}"):
+        url = f"data:image/png;charset=utf-8;base64,{written}"
+        assert source.content(url, "it") == bytes(range(256)) * 3
     assert source.content("DATA:Image/WebP;name=x;BASE64,AAAA", "it") == bytes(3)
 
 
@@ -52,6 +64,16 @@ def test_what_is_read(source: ImageSource, tmp_path: Path) -> None:
         ("file://{root}/nothing.png", 404, "file_not_found", "nothing.png"),
         ("file://{root}/link.png", 403, "path_not_allowed", "--allowed-roots"),
         ("file://{root}/../../../../etc/hostname", 403, "path_not_allowed", "--allowed-roots"),
+        # Not the file `a b.png`, whose name these begin with.
+        ("file://{root}/a b.png#1", 400, "unsupported_url", "are written %3F and %23"),
+        ("file://{root}/a b.png?x=1", 400, "unsupported_url", "are written %3F and %23"),
+        ("file://{root}/a b.png%231", 404, "file_not_found", "there is no file"),
+        ("file://{root}/" + "n" * 300, 404, "file_not_found", "too long"),
+        ("file://{root}/a%00.png", 404, "file_not_found", "file"),
+        ("file://{root}/circle", 404, "file_not_found", "circle"),
+        ("file://{root}/pipe", 404, "file_not_found", "pipe that can be read"),
+        ("file://{root}", 404, "file_not_found", "there is no file"),
+        ("file://[x/a.png", 400, "unsupported_url", "file://[x"),
         ("file://elsewhere/a.png", 400, "unsupported_url", "file://elsewhere"),
     ],
 )
