@@ -52,6 +52,21 @@ def test_what_is_refused(content: bytes, told: str) -> None:
         upright_rgb(image)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5\nwide 4 255\n",
+        PNG[:11] + b"\x05" + PNG[12:],
+        encoded(noise(9, 9), "AVIF").replace(b"pitm", b"none"),
+    ],
+)
+def test_a_damaged_header_is_that_of_an_image(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert is_image(tmp_path / "file")
+    with pytest.raises(ImageError, match="it cannot be read"), opened_image(content, "it"):
+        pass
+
+
 def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="DecompressionBombError"), opened_image(PNG, "it"):
