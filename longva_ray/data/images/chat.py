@@ -110,10 +110,10 @@ def read_samples(places: Sequence[str], *, image_folder: str | None, seed: int) 
 
 def shown(raw: RawSample) -> str:
     """What a sample shows, as text: its images and videos, or all that it says where there is
-    neither. Samples about one image have the same."""
+    neither. Samples about one image have the same, wherever its folder lies."""
     content = raw.content
     items = [content.get(kind) for kind in ("image", "video")] if isinstance(content, dict) else []
-    return json.dumps([raw.folder, items] if any(items) else content)
+    return json.dumps(items if any(items) else content)
 
 
 def parse_sample(raw: RawSample) -> ChatSample:

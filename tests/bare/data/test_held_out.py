@@ -42,7 +42,8 @@ def test_samples_about_one_image_are_one() -> None:
         return shown(RawSample(sample_id="x", folder=folder, content=content))
 
     assert sample("a", image="1.png", conversations=[1]) == sample("a", image="1.png", id=2)
-    assert sample("a", image="1.png") != sample("b", image="1.png")
+    assert sample("a", image="1.png") == sample("b", image="1.png"), "the data was moved"
+    assert sample("a", image="1.png") != sample("a", image="2.png")
     assert sample("a", image="1.png") != sample("a", video="1.png")
     assert sample("a", conversations=["Hello"]) != sample("a", conversations=["Bye"])
     assert shown(RawSample(sample_id="x", folder="a", content="no object"))
