@@ -62,12 +62,22 @@ def test_demo_finds_what_it_hid(joined: dict[str, str], tmp_path: Path) -> None:
             assert len(set(sheet.convert("RGB").getdata())) > 100
 
 
-def test_ask_about_a_real_clip(joined: dict[str, str], tmp_path: Path, real_clip: Path) -> None:
+def test_ask_about_a_real_clip_and_show_it(
+    joined: dict[str, str], tmp_path: Path, real_clip: Path
+) -> None:
     question = ["What do you see?", "--max-new-tokens", "5"]
     done = longva("ask", str(real_clip), *question, folder=tmp_path, env=joined)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert list((tmp_path / "outputs" / "shards").rglob("video.json"))
+
+    pages = ["--ask", "What is <this>?", "And that?", "--frames", "4", "--max-new-tokens", "5"]
+    done = longva("show", str(real_clip), *pages, folder=tmp_path, env=joined)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "outputs" / "show.html").read_text()
+    assert "4 of 6 frames were read; 4 are shown" in page
+    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 4
+    assert page.count("What is &lt;this&gt;?") == page.count("And that?") == 1
 
 
 def test_ask_about_half_a_video_in_a_cluster_of_its_own(tmp_path: Path) -> None:
