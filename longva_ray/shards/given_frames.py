@@ -23,8 +23,11 @@ from longva_ray.vision.read_image import opened_image
 
 
 def given_spec(spec: EncodingSpec) -> EncodingSpec:
-    """How given frames are encoded where videos are encoded like that: every one of them."""
-    return dataclasses.replace(spec, sampling="every")
+    """How given frames are encoded where videos are encoded like that: every one of them.
+
+    No video file is ever encoded so. What one client sent is thus no video that others find listed.
+    """
+    return dataclasses.replace(spec, sampling="every", origin="client")
 
 
 def given_id(frames: Sequence[bytes]) -> str:

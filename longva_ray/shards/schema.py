@@ -24,7 +24,7 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,8 @@ class EncodingSpec:
     for bit."""
     part_frames: int
     resize: Resize = "decoder"
+    origin: Literal["file", "client"] = "file"
+    """Where frames were decoded: from a video file here, or by the client that sent them."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -89,6 +91,8 @@ class EncodingSpec:
         values = dataclasses.asdict(self) | {"sampling": Sampling.parse(self.sampling).stored}
         if self.resize == "decoder":
             del values["resize"]
+        if self.origin == "file":
+            del values["origin"]
         return values
 
     @classmethod
