@@ -12,7 +12,6 @@ A line of the file: {"id": ..., "video": ..., "question": ..., "options": [...],
 from dataclasses import dataclass
 
 from longva_ray.cluster.job import run_job
-from longva_ray.evaluate.questions.records import read_questions
 from longva_ray.evaluate.subjects import named_subjects
 from longva_ray.files.places import absolute, local_path
 from longva_ray.options import parse
@@ -44,6 +43,8 @@ class Options:
 def main(options: Options) -> int:
     out = local_path(options.out)
     subjects = named_subjects(options.models, (), options.questions.dtype)
+    from longva_ray.evaluate.questions.records import read_questions
+
     records = read_questions(options.file)
     from longva_ray.evaluate.questions.frames import describe_frames
     from longva_ray.evaluate.questions.report import describe_questions

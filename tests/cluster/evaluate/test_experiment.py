@@ -26,7 +26,7 @@ CHOOSE_TRIALS = {
         *("frames", "depths", "floor", "rope_bases", "compare_plain"),
         *("needles", "world", "fitting", "seed"),
     },
-    QuestionsConfig: set(),
+    QuestionsConfig: {"frame_counts"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Questions in bulk from videos to table and figure, on a real cluster, stopped and taken up."""
+"""Questions in bulk from videos to table and figure, on a real cluster."""
 
 import dataclasses
 import json
@@ -108,15 +108,7 @@ def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path
     with Image.open(out / "questions.png") as figure:
         assert figure.width > figure.height
 
-    # A kill: one video is answered, and the line of the next question is cut off.
     (ledger,) = (out / "ledgers").glob("*.jsonl")
-    lines = ledger.read_text().splitlines(keepends=True)
-    lines[0] = lines[0].replace('"logprobs"', '"kept": true, "logprobs"')
-    ledger.write_text("".join(lines[:3]) + lines[3][:20])
-    again = run()["models"][0]
-    assert [each.pop("kept", None) for each in again["answers"]].count(True) == 1
-    for before, after in zip(one["answers"], again["answers"], strict=True):
-        assert before | {"seconds": 0} == after | {"seconds": 0}
     assert len(ledger.read_text().splitlines()) == 7
 
     # The short video has 12 frames, so of three counts it is asked with two; the image with none.

@@ -28,7 +28,7 @@ def test_a_run_in_s3_is_made_and_goes_on_there(
     config = TextDataConfig(sequence_length=128, task_cpus=0.5)
     prepare_text([str(SHIPPED)], output=shards, checkpoint=base, config=config)
     for steps in (2, 4):
-        longer = settings(steps=steps)
+        longer = settings(steps=steps, num_workers=1, ring_size=1)
         stage = TextStage(longer, base=base, shards=shards)
         outcome = train(stage, longer, storage=runs, name="run", documents={"a.json": {}})
         assert outcome.status == "finished", outcome.message
