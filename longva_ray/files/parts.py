@@ -198,6 +198,11 @@ class PartWriter(Generic[ManifestT]):
         """Write one part under its final name, or not at all; returns its bytes."""
         return write_batches(self._folder, part_name(part), self._schema, rows)
 
+    def _holds(self, part: int, *, num_rows: int, num_bytes: int) -> bool:
+        """Whether the part was written under the same key, with so many rows and bytes."""
+        written = self._written(part, num_rows)
+        return written is not None and written.num_bytes == num_bytes
+
     def _written(self, part: int, num_rows: int) -> Written | None:
         """The part if it was written under the same key and holds as many rows, else None."""
         name = part_name(part)

@@ -66,6 +66,11 @@ class RawSample:
     """What paths of images are relative to: a folder or URI."""
     content: Any
 
+    @property
+    def text(self) -> str:
+        """All of it, for digests."""
+        return json.dumps([self.sample_id, self.folder, self.content])
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Item:

@@ -47,7 +47,7 @@ class Provenance:
         decides = [settings, tokenizer_fingerprint, dataclasses.asdict(grids)]
         digest = Digest().add(json.dumps(decides))
         for sample in samples:
-            digest.add(json.dumps([sample.sample_id, sample.folder, sample.content]))
+            digest.add(sample.text)
         return cls(
             source=tuple(source),
             grids=grids,

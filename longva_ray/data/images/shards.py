@@ -206,8 +206,7 @@ class VisionShardWriter(PartWriter[VisionShardsMetadata]):
 
     def has_part(self, part: int, record: VisionPart) -> bool:
         """Whether an earlier run under the same key wrote the part that this record is of."""
-        written = self._written(part, len(record.row_tokens))
-        return written is not None and written.num_bytes == record.num_bytes
+        return self._holds(part, num_rows=len(record.row_tokens), num_bytes=record.num_bytes)
 
     def _batch(self, row: VisionRow) -> pa.RecordBatch:
         pixels = pa.py_buffer(np.ascontiguousarray(row.grids_GYXC))

@@ -50,7 +50,7 @@ class Provenance:
         media = sorted((item.kind, item.place, medium.id) for item, medium in seen.media.items())
         digest = Digest().add(json.dumps([settings, reference, seen.spec.key, media]))
         for sample in samples:
-            digest.add(json.dumps([sample.sample_id, sample.folder, sample.content]))
+            digest.add(sample.text)
         return cls(
             source=tuple(source),
             seen=seen,

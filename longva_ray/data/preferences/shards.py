@@ -178,8 +178,7 @@ class PreferenceShardWriter(PartWriter[PreferenceMetadata]):
 
     def has_part(self, part: int, record: PreferencePart) -> bool:
         """Whether an earlier run under the same key wrote the part that this record is of."""
-        written = self._written(part, record.num_samples)
-        return written is not None and written.num_bytes == record.num_bytes
+        return self._holds(part, num_rows=record.num_samples, num_bytes=record.num_bytes)
 
     def _batch(self, row: PreferenceRow) -> pa.RecordBatch:
         values = {
