@@ -16,7 +16,7 @@ from longva_ray.lm import released
 from longva_ray.lm.auto_classes import register_config
 from longva_ray.lm.gguf import gguf_source, is_gguf
 from longva_ray.lm.longva_config import ARCHITECTURE
-from longva_ray.lm.weights import checkpoint_folder, read_json
+from longva_ray.lm.weights import checkpoint_folder, read_json, reads_folder
 
 Kind = Literal["longva", "released", "causal", "gguf"]
 """LongVA in our layout or in the released one, any other model in a folder, or a GGUF file."""
@@ -30,6 +30,8 @@ def kind_of_checkpoint(path: str | Path) -> Kind:
     if is_gguf(path):
         return "gguf"
     architectures = read_config(path).get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ValueError(f"config.json of {path} has architectures {architectures!r}, want a list")
     if ARCHITECTURE in architectures:
         return "longva"
     return "released" if released.ARCHITECTURE in architectures else "causal"
@@ -50,16 +52,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{file.parent} has no config.json; the result of a run is in its folder final"
         )
-    config: dict[str, Any] = read_json(file)
-    return config
+    return read_json(file)
 
 
 def stored_dtype(path: str | Path) -> torch.dtype:
     """The number format that a checkpoint's config.json names; float32, which holds any, where it
     names none."""
     config = read_config(path)
-    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
-    assert isinstance(dtype, torch.dtype)
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise ValueError(
+            f"config.json of {path} names {name!r} as its number format; want float32, float16 or "
+            "bfloat16"
+        )
     return dtype
 
 
@@ -71,6 +77,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     register_config()
     place, source = gguf_source(checkpoint) if is_gguf(checkpoint) else (checkpoint, {})
     try:
-        return AutoTokenizer.from_pretrained(place, **source)
-    except (OSError, ValueError) as error:
+        with reads_folder(place):
+            return AutoTokenizer.from_pretrained(place, **source)
+    except ValueError as error:
         raise ValueError(f"cannot load a tokenizer from {checkpoint}: {error}") from error

@@ -107,6 +107,7 @@ def assemble_longva(
                 LongVAForConditionalGeneration,
                 config,
                 tensors,
+                source=f"{text_backbone} with {clip}",
                 dtype=dtype,
                 attn_implementation=None,
                 fresh=PROJECTOR,

@@ -12,25 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from longva_ray.lm.base_models import is_longva
-from longva_ray.lm.build import build_model, use_generation_config
+from longva_ray.lm.base_models import is_longva, load_tokenizer
+from longva_ray.lm.build import build_model, check_loaded, use_generation_config
 from longva_ray.lm.gguf import transformers_source
 from longva_ray.lm.layout import LANGUAGE, open_checkpoint
 from longva_ray.lm.prompt import check_prompt_length
 from longva_ray.lm.rope import assert_rope, stretch
-from longva_ray.lm.weights import check_readable
+from longva_ray.lm.weights import check_readable, reads_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,8 @@ def language_config(
         config = open_checkpoint(path).config.text
     else:
         place, source = transformers_source(path)
-        config = AutoConfig.from_pretrained(place, **source).get_text_config()
+        with reads_folder(place):
+            config = AutoConfig.from_pretrained(place, **source).get_text_config()
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError(
                 f"{path} holds a {type(config).__name__}, want a language model or a LongVA "
@@ -118,6 +119,7 @@ def _half_of_longva(
         MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
         config,
         {name.removeprefix(LANGUAGE): tensor for name, tensor in tensors.items()},
+        source=path,
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
@@ -141,13 +143,21 @@ def _any_other(
     place, source = transformers_source(path)
     if not source:
         check_readable(Path(place))
+    tokenizer = load_tokenizer(str(path))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **source)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=dtype, attn_implementation=attn_implementation, **source
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with a name
+            **source,
         )
     except OSError as error:
         raise ValueError(f"cannot load a language model from {path}: {error}") from error
+    model, report = loaded
+    check_loaded(report, path)
     assert_rope(model, config)
     return LoadedLanguageModel(
         model=model, tokenizer=tokenizer, placeholder_ids=(), max_prompt_tokens=max_prompt_tokens

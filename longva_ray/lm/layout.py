@@ -24,7 +24,7 @@ from longva_ray.lm.longva_config import ARCHITECTURE, LongVAConfig
 from longva_ray.lm.prompt import add_placeholders
 from longva_ray.lm.rope import stretch
 from longva_ray.lm.tower_weights import TOWER, clip_config, clip_tensors, is_built
-from longva_ray.lm.weights import Rename, checkpoint_folder, read_tensors
+from longva_ray.lm.weights import Rename, checkpoint_folder, read_tensors, reads_folder
 from longva_ray.vision.tower_config import num_layers_used
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class Checkpoint:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with placeholders; those of a released checkpoint get theirs here."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, config=self.config.text)
+        with reads_folder(self.folder):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, config=self.config.text)
         ids = add_placeholders(tokenizer)
         if self.mm_vision_tower is not None:
             self.config.image_token_id, self.config.video_token_id = ids
@@ -92,7 +93,8 @@ def open_checkpoint(
     kind = kind_of_checkpoint(path)
     if kind == "longva":
         folder = checkpoint_folder(path)
-        config = LongVAConfig.from_pretrained(folder)
+        with reads_folder(folder):
+            config = LongVAConfig.from_pretrained(folder)
         checkpoint = Checkpoint(folder=folder, config=config, rename=_same_name)
     elif kind == "released":
         checkpoint = _open_released(path)

@@ -13,7 +13,12 @@ from pathlib import Path
 import torch
 from transformers.initialization import no_init_weights
 
-from longva_ray.lm.build import build_model, check_none_missing, use_generation_config
+from longva_ray.lm.build import (
+    build_model,
+    check_none_missing,
+    check_shapes,
+    use_generation_config,
+)
 from longva_ray.lm.layout import LANGUAGE, VISION, open_checkpoint
 from longva_ray.lm.longva import LongVAForConditionalGeneration, build_frame_encoder
 from longva_ray.lm.processor import LongVAProcessor, processor_for
@@ -48,6 +53,7 @@ def load_longva(
         LongVAForConditionalGeneration,
         checkpoint.config,
         checkpoint.tensors((VISION, LANGUAGE), dtype),
+        source=checkpoint.folder,
         dtype=dtype,
         attn_implementation=attn_implementation and {"text_config": attn_implementation},
     )
@@ -65,6 +71,15 @@ def load_frame_encoder(path: str | Path, *, dtype: torch.dtype) -> FrameEncoder:
     with no_init_weights():
         encoder = build_frame_encoder(checkpoint.config)
     weights = {name.removeprefix(VISION): tensor for name, tensor in tensors.items()}
-    check_none_missing(sorted(set(encoder.state_dict()) - set(weights)))
+    wanted = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    check_none_missing(sorted(wanted.keys() - weights.keys()), path)
+    check_shapes(
+        [
+            (name, weights[name].shape, shape)
+            for name, shape in wanted.items()
+            if weights[name].shape != shape
+        ],
+        path,
+    )
     encoder.load_state_dict(weights, assign=True)
     return encoder.eval()

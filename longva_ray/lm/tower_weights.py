@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig
 
-from longva_ray.lm.weights import read_tensors
+from longva_ray.lm.weights import read_tensors, reads_folder
 from longva_ray.vision.tower_config import num_layers_used
 
 TOWER = "frame_encoder.tower.clip."
@@ -39,7 +39,8 @@ def clip_config(folder: Path) -> tuple[CLIPVisionConfig, int | None]:
     Raises:
         ValueError: the folder holds another kind of model.
     """
-    config = AutoConfig.from_pretrained(folder)
+    with reads_folder(folder):
+        config = AutoConfig.from_pretrained(folder)
     if isinstance(config, CLIPConfig):
         config = config.vision_config
     if not isinstance(config, CLIPVisionConfig):

@@ -67,34 +67,67 @@ def read_tensors(folder: Path, select: Select, dtype: torch.dtype) -> dict[str, 
     """
     tensors = {}
     for file, stored_names in _stored_names(folder).items():
-        chosen = {stored: select(stored) for stored in stored_names}
-        if not any(chosen.values()):
+        chosen = {stored: name for stored in stored_names if (name := select(stored)) is not None}
+        if not chosen:
             continue
-        with _open_weights(folder / file) as (_, read):
+        _check_there(folder / file)
+        with _open_weights(folder / file) as (there, read):
+            if missing := sorted(chosen.keys() - there):
+                raise ValueError(
+                    f"{folder / file} lacks {missing[0]}, which the index says is there; the "
+                    "folder mixes files of two checkpoints: download it again"
+                )
             for stored, name in chosen.items():
-                if name is not None:
-                    tensors[name] = read(stored).to(dtype, copy=True)
+                tensor = read(stored)
+                _check_plain(folder / file, stored, tensor)
+                tensors[name] = tensor.to(dtype, copy=True)
     return tensors
 
 
 def check_readable(folder: Path) -> None:
-    """Raises ValueError for a damaged file of weights; reads no tensor."""
+    """Raises ValueError for a damaged file of weights, or what says how to generate, without which
+    transformers would just take other settings; reads no tensor."""
+    with contextlib.suppress(FileNotFoundError):
+        read_json(folder / "generation_config.json")
+    for index in folder.glob("*.index.json"):
+        for file in set(_weight_map(index).values()):
+            _check_there(folder / file)
     files = list(folder.glob("*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
     for file in sorted(files):
         with _open_weights(file):
             pass
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path) -> dict[str, Any]:
     """What a JSON file of a checkpoint holds.
 
     Raises:
         ValueError: it is damaged.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, want an object")
+        return content
+    except FileNotFoundError:  # which names the file
+        raise
+    except (OSError, ValueError) as error:
         raise _unreadable(file, error) from error
+
+
+@contextmanager
+def reads_folder(folder: str | Path) -> Iterator[None]:
+    """Whatever a library raises while it reads the small files of a checkpoint becomes a ValueError
+    that names the folder, and the file where one is damaged. Libraries mostly name neither."""
+    try:
+        yield
+    except Exception as error:
+        for file in sorted(Path(folder).glob("*")):
+            if file.suffix == ".json":
+                read_json(file)
+            elif file.is_file() and (told := _damage(file)):
+                raise ValueError(f"{file} cannot be read: {told}") from error
+        raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -129,13 +162,36 @@ def _stored_names(folder: Path) -> dict[str, list[str]]:
         index = folder / f"{single}.index.json"
         if index.exists():
             files: dict[str, list[str]] = {}
-            for name, file in read_json(index)["weight_map"].items():
+            for name, file in _weight_map(index).items():
                 files.setdefault(file, []).append(name)
             return files
         if (folder / single).exists():
             with _open_weights(folder / single) as (names, _):
                 return {single: names}
     raise ValueError(f"{folder} has no {' and no '.join(_FILES)}, nor the index of one")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"{index} has no weight_map from names to files; download it again")
+    return found
+
+
+def _check_there(file: Path) -> None:
+    if not file.exists():
+        raise ValueError(f"{file} is not there, though an index names it; download the rest")
+
+
+def _check_plain(file: Path, name: str, tensor: Tensor) -> None:
+    """Numbers that are no weights by themselves would become others without a word."""
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{file} has {name} as {kind}, so it is quantised: want the weights as float32, "
+            "float16 or bfloat16; give the checkpoint that it was made from"
+        )
 
 
 @contextmanager
@@ -146,8 +202,11 @@ def _open_weights(file: Path) -> Iterator[tuple[list[str], Callable[[str], Tenso
             tensors = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
+            if not isinstance(tensors, dict):
+                raise RuntimeError(f"it holds a {type(tensors).__name__}, want tensors by name")
             opened: Any = contextlib.nullcontext()
-            names, read = list(tensors), tensors.__getitem__
+            names = [name for name, value in tensors.items() if isinstance(value, Tensor)]
+            read = tensors.__getitem__
         else:
             opened = handle = safe_open(file, framework="pt")
             names, read = list(handle.keys()), handle.get_tensor
@@ -168,13 +227,20 @@ def _unreadable(file: Path, error: Exception) -> ValueError:
 
 def looks_like(file: Path) -> str:
     """What a file of a checkpoint that cannot be read seems to hold."""
-    num_bytes = file.stat().st_size
+    if told := _damage(file):
+        return told
+    with file.open("rb") as content:
+        if content.read(64).lstrip()[:1] == b"<":
+            return "it is a web page, so the download needed a login or failed"
+    return f"it has {file.stat().st_size:,} bytes and is cut short or of another format"
+
+
+def _damage(file: Path) -> str | None:
+    """What is wrong with a file of any format, if that shows."""
+    if not file.is_file():
+        return "it is no file"
     with file.open("rb") as content:
         start = content.read(64)
     if start.startswith(b"version https://git-lfs"):
-        return "it is a Git-LFS pointer, not the weights that it stands for; run `git lfs pull`"
-    if start.lstrip()[:1] == b"<":
-        return "it is a web page, so the download needed a login or failed"
-    if not num_bytes:
-        return "it is empty"
-    return f"it has {num_bytes:,} bytes and is cut short or of another format"
+        return "it is a Git-LFS pointer, not the content that it stands for; run `git lfs pull`"
+    return None if start else "it is empty"

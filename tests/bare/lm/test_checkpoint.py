@@ -125,7 +125,7 @@ def test_each_half_loads_without_the_others_file(
     lm = load_language_model(tmp_path / "split", dtype=FP32)
     for name, weight in wanted.language_model.state_dict().items():
         assert torch.equal(lm.model.state_dict()[name], weight)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"vision\.safetensors is not there"):
         load_frame_encoder(tmp_path / "split", dtype=FP32)
 
     away.rename(vision)
