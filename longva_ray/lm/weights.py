@@ -90,8 +90,8 @@ def check_readable(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         read_json(folder / "generation_config.json")
     for index in folder.glob("*.index.json"):
-        for file in set(_weight_map(index).values()):
-            _check_there(folder / file)
+        for name in set(_weight_map(index).values()):
+            _check_there(folder / name)
     files = list(folder.glob("*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
     for file in sorted(files):
         with _open_weights(file):

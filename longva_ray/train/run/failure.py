@@ -1,10 +1,20 @@
-"""Why the workers of a run failed, in a few lines a person can act on."""
+"""Why the workers of a run failed: a user's mistake, or a few lines a person can act on."""
 
 import re
 
 from ray.train import TrainingFailedError, WorkerGroupError
 
+from longva_ray.cluster.job import MISTAKES
+
 _ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Timeout)\b")
+
+
+def mistake_in(error: TrainingFailedError) -> Exception | None:
+    """The user's mistake that a worker found, if that is why the run failed. Others may have failed
+    because that one did."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    found = [failure for _, failure in sorted(failures.items()) if isinstance(failure, MISTAKES)]
+    return found[0] if found else None
 
 
 def explain(error: TrainingFailedError, doing: dict[int, str]) -> str:

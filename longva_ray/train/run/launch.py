@@ -36,7 +36,7 @@ from longva_ray.files.places import is_uri
 from longva_ray.settings.training import TrainConfig
 from longva_ray.train import checkpoints
 from longva_ray.train.records import Outcome
-from longva_ray.train.run.failure import explain
+from longva_ray.train.run.failure import explain, mistake_in
 from longva_ray.train.run.monitor import Monitor
 from longva_ray.train.run.ray_internals import Trainer
 from longva_ray.train.run.storage import drop_damaged_index, probe_storage, tracker_folder
@@ -63,8 +63,8 @@ def train(
         documents: what is written as JSON next to the result, by file name.
 
     Raises ValueError for storage that cannot be used, trackers that are not installed, a
-    checkpoint under this name that belongs to another run, or a run of this name in the same
-    folder that is not over.
+    checkpoint under this name that belongs to another run, a run of this name in the same folder
+    that is not over, or a user's mistake that only a worker could find.
     """
     check_installed(config.trackers)
     filesystem, root = probe_storage(storage, name)
@@ -125,10 +125,14 @@ def find_checkpoint(
 
 
 def _fit(trainer: TorchTrainer, monitor: Any) -> Outcome:
-    """Run the trainer; a run that fails or diverges names its last good checkpoint."""
+    """Run the trainer; a run that fails or diverges names its last good checkpoint. Raises a user's
+    mistake that a worker found."""
     try:
         result: Any = trainer.fit()
     except TrainingFailedError as error:
+        mistake = mistake_in(error)
+        if mistake is not None:
+            raise mistake from error
         return Outcome(
             status="failed", step=0, message=explain(error, ray.get(monitor.doing.remote()))
         )

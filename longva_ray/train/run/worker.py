@@ -10,15 +10,18 @@ from typing import Any
 def work(sent: dict[str, Any]) -> Any:
     """Train as one worker of the group, as `launch.train` says; returns an Outcome."""
     import logging
+    import traceback
     from datetime import timedelta
 
     import ray.train.torch
     import torch
 
+    from longva_ray.cluster.job import MISTAKES
     from longva_ray.ring.mesh import make_mesh
     from longva_ray.settings.training import TrainConfig
     from longva_ray.train import loop
     from longva_ray.train.run.link import RayLink
+    from longva_ray.train.run.ray_internals import raise_quietly
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings: dict[str, Any] = ray.get(sent["settings"])
@@ -34,4 +37,9 @@ def work(sent: dict[str, Any]) -> Any:
         final=settings["final"],
         documents=settings["documents"],
     )
-    return loop.run(settings["stage"], config, mesh, device, link)
+    try:
+        return loop.run(settings["stage"], config, mesh, device, link)
+    except MISTAKES as error:
+        error.add_note(traceback.format_exc())  # for a log that shows tracebacks
+        raise_quietly()
+        raise

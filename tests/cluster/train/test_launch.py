@@ -161,3 +161,14 @@ def test_a_run_that_diverges_names_the_last_good_checkpoint(
     told = launch._fit(SimpleNamespace(fit=lambda: result), monitor=None)
     assert (told.status, told.step) == ("diverged", 3)
     assert told.message == (f"step 4: loss nan; last good checkpoint: {kept or 'none was written'}")
+
+
+def test_a_mistake_that_a_worker_finds_is_raised() -> None:
+    mistake = ValueError("the folder lacks 1 weight(s)")
+
+    def fit() -> None:
+        raise WorkerGroupError("long text", {0: RuntimeError("lost"), 1: mistake})
+
+    with pytest.raises(ValueError, match="lacks 1 weight") as raised:
+        launch._fit(SimpleNamespace(fit=fit), monitor=None)
+    assert raised.value is mistake
