@@ -15,8 +15,9 @@ logger = logging.getLogger(__name__)
 _CHATTY = ("ray.data", "ray.serve", "httpx")
 
 
-MISTAKES = (ValueError, FileNotFoundError)
-"""What a user can mend. Anything else is a fault of ours, or of the machine."""
+MISTAKES = (ValueError, FileNotFoundError, FloatingPointError)
+"""What a user can mend: the last one says that weights are broken. Anything else is a fault of
+ours, or of the machine."""
 
 
 def run_job(main: Callable[[], int]) -> None:

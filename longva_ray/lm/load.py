@@ -82,4 +82,5 @@ def load_frame_encoder(path: str | Path, *, dtype: torch.dtype) -> FrameEncoder:
         path,
     )
     encoder.load_state_dict(weights, assign=True)
+    encoder.source = str(path)
     return encoder.eval()

@@ -52,12 +52,14 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def tokens(self, content: bytes, what: str) -> torch.Tensor:
-        """tokens_SD on the CPU. Raises ImageError as above."""
+        """tokens_SD on the CPU. Raises ImageError as above, and FloatingPointError for weights that
+        make no finite ones."""
         with opened_image(content, what, self._max_pixels) as image:
             cut = self._spec.grids.image(image)
         source_S2 = torch.from_numpy(cut.source_S2)
         micro_batch = self._spec.micro_batch
-        return self._encoder.encode_images(cut.grids_GYXC, source_S2, micro_batch).cpu()
+        tokens_SD = self._encoder.encode_images(cut.grids_GYXC, source_S2, micro_batch)
+        return self._encoder.check_finite(tokens_SD).cpu()
 
 
 class EncodeImage:
@@ -71,7 +73,7 @@ class EncodeImage:
         image_id, error = "", ""
         try:
             image_id = self._encode(read_file(str(batch["path"][0])), "it")
-        except ImageError as wrong:
+        except (ImageError, FloatingPointError) as wrong:
             error = str(wrong)
         except OSError as wrong:
             error = f"it cannot be read: {wrong}"

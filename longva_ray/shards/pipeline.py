@@ -29,7 +29,7 @@ from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import (
     Batch,
     DecodeSegment,
-    EncodeFrames,
+    EncodeOrReport,
     IdentifyVideo,
     WritePart,
     commit_video,
@@ -193,7 +193,7 @@ def _build_graph(
             **one_row,
         )
         .map_batches(
-            EncodeFrames,
+            EncodeOrReport,
             fn_constructor_kwargs={"checkpoint": checkpoint, "config": config},
             compute=ActorPoolStrategy(min_size=1, max_size=plan.max_encoders),
             num_cpus=config.encoder_cpus,

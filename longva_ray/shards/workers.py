@@ -167,7 +167,9 @@ class DecodeSegment:
 
 class EncodeFrames:
     """Frames of a part -> visual tokens; holds the tower and the projector for the life of the
-    actor."""
+    actor.
+
+    Raises FloatingPointError for weights that make no finite tokens."""
 
     def __init__(self, checkpoint: str, config: EncodeConfig) -> None:
         import torch
@@ -187,6 +189,19 @@ class EncodeFrames:
         # As bytes, since Arrow's tensors do not take every kind of number.
         batch["tokens"] = stored_FQD.view(np.uint8)[None]
         return batch
+
+
+class EncodeOrReport(EncodeFrames):
+    """The same for a graph: weights that make no finite tokens are a row with an error."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        try:
+            return super().__call__(dict(batch))
+        except FloatingPointError as error:
+            del batch["frames"]
+            nothing: Batch = {name: [batch[name][0][:0]] for name in ("frame_index", "timestamp_s")}
+            nothing |= {"tokens": np.zeros((1, 0), np.uint8), "encode_s": [0.0]}
+            return batch | nothing | {"part": [-1], "error": [str(error)]}
 
 
 class WritePart:
@@ -217,7 +232,8 @@ def encode_one_video(
     """All four stages for one video in this process, part after part; does nothing for what the
     store already has.
 
-    Raises VideoError when the video cannot be decoded.
+    Raises VideoError when the video cannot be decoded, FloatingPointError for weights that make no
+    finite tokens.
     """
     decode, write = DecodeSegment(spec), WritePart(store, spec)
     rows = _split_rows(IdentifyVideo(store, spec, decode_slots=1)({"path": [path]}))

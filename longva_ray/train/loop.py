@@ -7,7 +7,8 @@ goes through a `Link`, so that tests and notebooks can run it alone. All decisio
 numbers that every rank has, so all ranks decide the same in the same step. Two small all-reduces a
 step carry the number of labels, by which the loss is divided, and whether anybody asked to stop.
 
-A loss or gradient that is not finite ends the run before anything is saved: what is saved is good.
+A loss or gradient that is not finite, of held-out rows too, ends the run before anything is saved:
+what is saved is good.
 
 Held-out rows are read between two steps, where the settings say so, and change nothing that is
 trained. What the loop does not do: read ahead while the device computes.
@@ -92,8 +93,7 @@ def run(
                 link.doing(f"reads the held-out rows after step {record.step}")
                 record = dataclasses.replace(record, held_out=_validate(stage, engine))
             stop = _stop_requested(link, device)
-        if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
-            message = f"step {record.step}: loss {record.loss}, gradient norm {record.grad_norm}"
+        if message := _not_finite(record, stage, config):
             return Outcome(status="diverged", step=step, message=message)
         if _rank(mesh) == 0:
             link.record(record)
@@ -152,6 +152,21 @@ def _train_step(
         seconds=time.perf_counter() - started,
         memory_gib=_memory_gib(device),
         measured=stage.measured(),
+    )
+
+
+def _not_finite(record: StepRecord, stage: Stage, config: TrainConfig) -> str:
+    """What of a step is not finite, and why if that is known; empty if all is."""
+    numbers = {"loss": record.loss, "gradient norm": record.grad_norm}
+    numbers |= {f"held-out {name}": value for name, value in record.held_out.items()}
+    if all(map(math.isfinite, numbers.values())):
+        return ""
+    told = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    if record.step > 1:
+        return f"step {record.step}: {told}"
+    return (
+        f"step 1: {told}; nothing was trained before it, so the weights of "
+        f"{stage.identity().get('base')} are damaged or leave the range of {config.dtype}"
     )
 
 

@@ -45,6 +45,7 @@ class FrameEncoder(nn.Module):
         grid_size: side of a grid in pixels.
         tokens_per_grid: Q, visual tokens of one grid.
         width: D, width of a visual token (that of the language model).
+        source: where its weights come from, for errors.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class FrameEncoder(nn.Module):
                 pooling windows.
         """
         super().__init__()
+        self.source = "this encoder"
         self.grid_size, side_p = grid_and_patch_side(vision_config)
         if side_p % pool_stride:
             raise ValueError(
@@ -114,8 +116,27 @@ class FrameEncoder(nn.Module):
 
         Raises:
             ValueError: as `forward`.
+            FloatingPointError: as `check_finite`.
         """
-        return self.forward(grids_GYXC, micro_batch)
+        return self.check_finite(self.forward(grids_GYXC, micro_batch))
+
+    def check_finite(self, tokens: Tensor) -> Tensor:
+        """The same visual tokens. Those that are not finite would be kept in a store, and blamed on
+        the language model when it reads them.
+
+        Raises:
+            FloatingPointError: a number is infinite or NaN.
+        """
+        finite = tokens.isfinite()
+        if not bool(finite.all()):
+            number_format = str(tokens.dtype).removeprefix("torch.")
+            raise FloatingPointError(
+                f"{int((~finite).sum())} of {tokens.numel()} numbers of visual tokens are not "
+                f"finite; the vision weights of {self.source} are damaged or leave the range of "
+                f"{number_format}: encode with --encode.dtype float32 or bfloat16, or fetch them "
+                "again"
+            )
+        return tokens
 
     def encode_images(
         self,

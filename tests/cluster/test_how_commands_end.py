@@ -21,7 +21,11 @@ def raised_in_a_task(mistake: Exception) -> RayTaskError:
 @pytest.mark.parametrize("in_a_task", [False, True])
 @pytest.mark.parametrize(
     "mistake",
-    [ValueError("a line is no JSON"), FileNotFoundError(2, "No such file", "a.mp4")],
+    [
+        ValueError("a line is no JSON"),
+        FileNotFoundError(2, "No such file", "a.mp4"),
+        FloatingPointError("the highest logit is nan"),
+    ],
 )
 def test_the_mistake_is_the_only_line(mistake: Exception, in_a_task: bool) -> None:
     def main() -> int:

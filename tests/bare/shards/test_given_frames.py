@@ -1,6 +1,7 @@
 """Frames that a client decoded: encoded as the frames of a video file are, and only once."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,15 @@ from pictures import encoded, noise
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.shards.given_frames import encode_given_frames, given_id, given_spec
+from longva_ray.shards.image_encoder import ImageEncoder
+from longva_ray.shards.images import ImageStore, image_spec
 from longva_ray.shards.store import ShardStore
-from longva_ray.shards.workers import EncodeFrames, describe_encoder
+from longva_ray.shards.workers import (
+    EncodeFrames,
+    EncodeOrReport,
+    WritePart,
+    describe_encoder,
+)
 from longva_ray.vision.fit_image import whole_image
 from longva_ray.vision.read_image import ImageError
 
@@ -61,3 +69,31 @@ def test_a_bad_frame_is_named(
     with pytest.raises(ImageError, match=told):
         encode_given_frames(frames, store, spec, encode, max_pixels=100_000)
     assert not store.records()
+
+
+def test_weights_that_make_no_finite_tokens_are_refused_and_nothing_is_stored(
+    tmp_path: Path, tiny_checkpoint: str
+) -> None:
+    store, spec = ShardStore(tmp_path), given_spec(describe_encoder(tiny_checkpoint, ENCODE))
+    encode, report = (kind(tiny_checkpoint, ENCODE) for kind in (EncodeFrames, EncodeOrReport))
+    images = ImageEncoder(
+        encode.encoder, image_spec(tiny_checkpoint, "", ENCODE), ImageStore(tmp_path)
+    )
+    for worker in (encode, report):
+        worker.encoder.projector.linear_2.weight.data *= float("inf")
+    told = rf"not finite; the vision weights of {tiny_checkpoint} .* range of float32"
+    with pytest.raises(FloatingPointError, match=told):
+        encode_given_frames([encoded(noise(60, 60))], store, spec, encode)
+    with pytest.raises(FloatingPointError, match=told):
+        images(encoded(noise(60, 60)), "an image")
+    batch = {
+        "video_id": ["0" * 32],
+        "part": [0],
+        "frame_index": np.array([[7]]),
+        "timestamp_s": np.array([[0.5]]),
+        "frames": np.zeros((1, 1, 56, 56, 3), np.uint8),
+    }
+    row = WritePart(store, spec)(report(batch))
+    assert re.search(told, row["error"][0])
+    assert (row["part"], row["frames_written"]) == ([-1], [0])
+    assert not list(tmp_path.rglob("*.arrow"))
