@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from longva_ray.answer.attention_mass import AttentionMass
 from longva_ray.ring.choose import choose_kernel
 from longva_ray.ring.plan import Block
 
@@ -45,9 +46,11 @@ def _attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
+    attention_mass: AttentionMass | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in every layer: q (B, N, L, H), k, v (B, M, T, H) -> (B, L, N, H)."""
+    """What transformers calls in every layer: q (B, N, L, H), k, v (B, M, T, H) -> (B, L, N, H).
+    The caller of the model may give it an `attention_mass`, to which it adds."""
     assert attention_mask is None
     assert not kwargs.get("dropout")
     length, total = query.shape[2], key.shape[2]
@@ -59,6 +62,8 @@ def _attention(
         causal=True,
     )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if attention_mass is not None:
+        attention_mass.add(query, key, scale=scale)
     out_BNLH, _lse = choose_kernel(query.device.type).forward(query, key, value, block, scale=scale)
     return out_BNLH.to(query.dtype).transpose(1, 2), None
 

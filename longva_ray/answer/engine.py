@@ -23,6 +23,7 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from longva_ray.answer.attention import use_cached_attention
+from longva_ray.answer.attention_mass import attention_of_answer
 from longva_ray.answer.generate import AnswerPiece, stream_answer
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.prefix import PrefixReader
@@ -35,7 +36,7 @@ from longva_ray.answer.ring_score import (
 from longva_ray.answer.score import AnswerScore, score_answer, token_nll
 from longva_ray.lm.language_model import LoadedLanguageModel, load_language_model
 from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length, check_unicode
-from longva_ray.lm.splice import embed_prompt
+from longva_ray.lm.splice import embed_prompt, placeholder_mask
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.base import Dtype
 
@@ -199,6 +200,26 @@ class AnswerEngine:
     def answer(self, prompt: Prompt, settings: GenerationSettings) -> str:
         """What `stream` gives, as one text."""
         return "".join(piece.text for piece in self.stream(prompt, settings))
+
+    def attention(
+        self, question: Question, prompt: Prompt, answer: str
+    ) -> list[torch.Tensor] | None:
+        """How much of its attention to images and videos an answer paid to each token of them: S of
+        an image, FQ of a video, together 1.
+
+        None where nobody knows: over a ring, for an empty answer, and for a model that keeps an
+        attention of its own."""
+        answer_ids, items = self.answer_ids(answer), question.items
+        if isinstance(prompt, RingPrompt) or not answer_ids or not items:
+            return None
+        mass_T = attention_of_answer(self._lm.model, prompt, answer_ids)
+        if mass_T is None:
+            return None
+        shapes = [tokens.shape[:-1] for tokens in items]
+        prompt_ids_T = self.prompt_ids(question.messages, [shape.numel() for shape in shapes])
+        visual = mass_T.cpu()[placeholder_mask(prompt_ids_T, self._lm.placeholder_ids)]
+        parts = (visual / visual.sum()).split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def token_nll(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Negative log-likelihood of tokens 1 .. T-1 of a text, each given all before it: (T-1)

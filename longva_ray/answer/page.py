@@ -2,10 +2,10 @@
 
     frames with their times, questions, answers -> a page, as Figure 6 of the paper shows them
 
-Frames are small JPEG pictures inside the page. What it does not do: say which frames an answer came
-from. Attention runs over all frames in kernels that keep no weights.
+Frames are small JPEG pictures inside the page. Below each answer stand the frames that it paid most
+attention to (`answer.attention_mass`), and a curve over all frames.
 
-Shapes: F frames that are shown, Y and X pixels, C colour channels.
+Shapes: F frames that are shown, R frames that were read, Y and X pixels, C colour channels.
 """
 
 import base64
@@ -29,8 +29,30 @@ figure { margin: 0; }
 figure img { display: block; width: 110px; height: 110px; border-radius: 3px; background: #000; }
 figcaption { font-size: .75rem; color: #666; text-align: center; }
 dt { font-weight: 600; margin-top: .8rem; }
-dd { margin: 0; white-space: pre-wrap; }
+dd { margin: 0; }
+p.answer { margin: 0 0 .4rem; white-space: pre-wrap; }
+svg { width: 100%; height: 3rem; background: #f4f4f4; border-radius: 3px; }
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShownFrame:
+    """A picture and when it was shown."""
+
+    frame_YXC: npt.NDArray[np.uint8]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShownAnswer:
+    """A question, its answer, and what that looked at."""
+
+    question: str
+    answer: str
+    attention_R: Sequence[float] = ()
+    """Share of its attention to the video, for each frame that was read; empty if not known."""
+    looked_at: Sequence[ShownFrame] = ()
+    """Frames with the largest shares, in the order of the video."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,14 +60,12 @@ class ShownVideo:
     """A video, some of its frames, and what was asked about it."""
 
     name: str
-    frames_FYXC: npt.NDArray[np.uint8]
-    seconds_F: Sequence[float]
+    frames: Sequence[ShownFrame]
     num_read: int
     """Frames that the model read."""
     num_frames: int
     """Frames that are encoded."""
-    answers: Sequence[tuple[str, str]]
-    """Each question and its answer."""
+    answers: Sequence[ShownAnswer]
 
 
 def write_page(title: str, note: str, videos: Sequence[ShownVideo]) -> str:
@@ -59,21 +79,46 @@ def write_page(title: str, note: str, videos: Sequence[ShownVideo]) -> str:
 
 
 def _section(video: ShownVideo) -> str:
-    figures = "".join(
-        f'<figure><img alt="" src="data:image/jpeg;base64,{_jpeg(frame_YXC)}">'
-        f"<figcaption>{_clock(seconds)}</figcaption></figure>"
-        for frame_YXC, seconds in zip(video.frames_FYXC, video.seconds_F, strict=True)
-    )
-    asked = "".join(
-        f"<dt>{html.escape(question)}</dt><dd>{html.escape(answer)}</dd>"
-        for question, answer in video.answers
-    )
-    read = (
-        f"{video.num_read} of {video.num_frames} frames were read; {len(video.seconds_F)} are shown"
-    )
+    asked = "".join(map(_answer, video.answers))
+    read = f"{video.num_read} of {video.num_frames} frames were read; {len(video.frames)} are shown"
     return (
         f'<section><h2>{html.escape(video.name)}</h2><p class="note">{read}</p>\n'
-        f'<div class="frames">{figures}</div>\n<dl>{asked}</dl></section>'
+        f"{_figures(video.frames)}\n<dl>{asked}</dl></section>"
+    )
+
+
+def _figures(frames: Sequence[ShownFrame]) -> str:
+    figures = "".join(
+        f'<figure><img alt="" src="data:image/jpeg;base64,{_jpeg(frame.frame_YXC)}">'
+        f"<figcaption>{_clock(frame.seconds)}</figcaption></figure>"
+        for frame in frames
+    )
+    return f'<div class="frames">{figures}</div>'
+
+
+def _answer(shown: ShownAnswer) -> str:
+    looked_at = ""
+    if shown.looked_at:
+        looked_at = (
+            f'<p class="note">frames that the answer paid most attention to</p>'
+            f"{_figures(shown.looked_at)}{_curve(shown.attention_R)}"
+        )
+    return (
+        f"<dt>{html.escape(shown.question)}</dt>"
+        f'<dd><p class="answer">{html.escape(shown.answer)}</p>{looked_at}</dd>'
+    )
+
+
+def _curve(attention_R: Sequence[float]) -> str:
+    """A bar for each frame that was read, the highest as high as the picture."""
+    highest = max(attention_R)
+    bars = "".join(
+        f'<rect x="{number}" y="{1 - share / highest:.3f}" width="1" height="1"/>'
+        for number, share in enumerate(attention_R)
+    )
+    return (
+        '<svg role="img" aria-label="attention over all frames that were read" '
+        f'preserveAspectRatio="none" viewBox="0 0 {len(attention_R)} 1">{bars}</svg>'
     )
 
 

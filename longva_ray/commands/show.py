@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from longva_ray.answer.page import ShownVideo
+    from longva_ray.answer.engine import AnswerEngine
+    from longva_ray.answer.page import ShownAnswer, ShownFrame, ShownVideo
     from longva_ray.shards.encoded_video import EncodedVideo
+
+LOOKED_AT = 4
+"""Frames below an answer."""
 
 THUMBNAIL = 224
 """Pixels of a side, twice those on the page."""
@@ -87,7 +91,7 @@ def _ask(
     """Every question about every video; what is read of a video is read once."""
     import numpy as np
 
-    from longva_ray.answer.engine import AnswerEngine, Question
+    from longva_ray.answer.engine import AnswerEngine
     from longva_ray.answer.page import ShownVideo
 
     usual = get_recipe(options.recipe).serve
@@ -98,29 +102,68 @@ def _ask(
         max_prompt_tokens=usual.max_prompt_tokens,
         reuse_prefix=True,
     )
-    settings = GenerationSettings(max_new_tokens=options.max_new_tokens)
     found = []
     for place, video in encoded.items():
         rows = video.evenly(options.frames)
-        tokens_FQD = video.tokens(rows)
-        answers = []
-        for text in options.ask:
-            content = [{"type": "video"}, {"type": "text", "text": text}]
-            question = Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
-            answers.append((text, engine.answer(engine.read(question), settings)))
         few = np.linspace(0, len(rows) - 1, min(options.shown, len(rows)), dtype=int)
-        chosen = rows[few]
         found.append(
             ShownVideo(
                 name=file_name(place),
-                frames_FYXC=_pictures(place, video.frame_index_F[chosen]),
-                seconds_F=video.timestamp_s_F[chosen].tolist(),
+                frames=_frames(place, video, rows[few]),
                 num_read=len(rows),
                 num_frames=video.num_frames,
-                answers=answers,
+                answers=_answers(options, engine, place, video, rows),
             )
         )
     return found
+
+
+def _answers(
+    options: Options,
+    engine: "AnswerEngine",
+    place: str,
+    video: "EncodedVideo",
+    rows: "npt.NDArray[np.int64]",
+) -> "list[ShownAnswer]":
+    """Every question about these frames of a video."""
+    from longva_ray.answer.engine import Question
+    from longva_ray.answer.page import ShownAnswer
+
+    settings = GenerationSettings(max_new_tokens=options.max_new_tokens)
+    tokens_FQD = video.tokens(rows)
+    found = []
+    for text in options.ask:
+        content = [{"type": "video"}, {"type": "text", "text": text}]
+        question = Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
+        prompt = engine.read(question)
+        answer = engine.answer(prompt, settings)
+        attention = engine.attention(question, prompt, answer)
+        if attention is None:
+            found.append(ShownAnswer(question=text, answer=answer))
+            continue
+        share_F = attention[0].sum(1).numpy()
+        most = sorted(share_F.argsort()[-LOOKED_AT:])
+        found.append(
+            ShownAnswer(
+                question=text,
+                answer=answer,
+                attention_R=share_F.tolist(),
+                looked_at=_frames(place, video, rows[most]),
+            )
+        )
+    return found
+
+
+def _frames(place: str, video: "EncodedVideo", rows: "npt.NDArray[np.int64]") -> "list[ShownFrame]":
+    """Rows of a video's shards as pictures of its file."""
+    from longva_ray.answer.page import ShownFrame
+
+    pictures_FYXC = _pictures(place, video.frame_index_F[rows])
+    seconds_F = video.timestamp_s_F[rows].tolist()
+    return [
+        ShownFrame(frame_YXC=frame_YXC, seconds=seconds)
+        for frame_YXC, seconds in zip(pictures_FYXC, seconds_F, strict=True)
+    ]
 
 
 def _pictures(place: str, frame_index_F: "npt.NDArray[np.int64]") -> "npt.NDArray[np.uint8]":
