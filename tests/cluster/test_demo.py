@@ -76,7 +76,8 @@ def test_ask_about_a_real_clip_and_show_it(
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "outputs" / "show.html").read_text()
     assert "4 of 6 frames were read; 4 are shown" in page
-    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 4
+    assert "frames that the answer paid most attention to" in page
+    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 4 + 2 * 4
     assert page.count("What is &lt;this&gt;?") == page.count("And that?") == 1
 
 

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from local_link import train_locally
 from ray.job_submission import JobStatus, JobSubmissionClient
 from repository import PATIENCE_S, REPOSITORY
 from safetensors.torch import load_file
-from training_world import HangingStage, SlowStage, settings, write_base, write_shards
+from training_world import HangingStage, settings, write_base, write_shards
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longva_ray.settings.training import ExtendConfig
@@ -113,25 +112,6 @@ def test_only_the_last_checkpoints_stay(world: Path, undisturbed: dict[int, floa
     assert kept == ["step_0000006", "step_0000008"]
 
 
-def test_a_killed_worker_leaves_no_trace(
-    world: Path, undisturbed: dict[int, float], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    killer = threading.Thread(
-        target=when, args=(lambda: 5 in losses(world, "killed"), kill_a_worker)
-    )
-    killer.start()
-    outcome = run(world, "killed", offloaded(max_failures=1), SlowStage)
-    killer.join()
-    assert outcome.status == "finished", outcome.message
-    again = "after a restart, steps 5 to"
-    assert again in caplog.text, "no step was done twice, so no worker was replaced"
-    assert losses(world, "killed") == undisturbed
-    expected = weights(world, "undisturbed")
-    for name, tensor in weights(world, "killed").items():
-        assert torch.equal(tensor, expected[name]), name
-
-
 def test_a_hung_worker_is_reported(world: Path, ray_cluster: str) -> None:
     outcome = run(world, "hung", settings(collective_timeout_s=5), HangingStage)
     assert outcome.status == "failed"
@@ -174,23 +154,30 @@ def test_ray_job_stop_saves_and_ends(world: Path, ray_cluster: str) -> None:
     assert not train_workers(), "workers outlive their driver"
 
 
-def test_a_killed_driver_leaves_no_trace(world: Path, undisturbed: dict[int, float]) -> None:
+def test_a_killed_worker_and_then_a_killed_driver_leave_no_trace(
+    world: Path, undisturbed: dict[int, float]
+) -> None:
     """Not even when Ray's own list of checkpoints, written in place, was cut short."""
-    driver = start_driver(world, "driverless", **OFFLOADED)
-    when(lambda: 5 in losses(world, "driverless"), driver.kill)
+    driver = start_driver(world, "killed", **OFFLOADED, max_failures=1)
+    when(lambda: 3 in losses(world, "killed"), kill_a_worker)
+    when(lambda: 5 in losses(world, "killed"), driver.kill)
     output, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == -signal.SIGKILL, output
+    assert "after a restart, steps 3 to" in output, "no worker was replaced"
     when(lambda: not train_workers(), lambda: None)
     assert not train_workers(), "workers outlive their driver"
-    folder = world / "runs" / "driverless"
+    folder = world / "runs" / "killed"
     assert not (folder / "final").exists()
     (folder / INDEX_NAME).write_text("")
     written = (folder / METRICS).read_text().splitlines(keepends=True)[0]
-    outcome = run(world, "driverless", offloaded())
+    outcome = run(world, "killed", offloaded())
     assert outcome.status == "finished", outcome.message
     assert (folder / METRICS).read_text().startswith(written), "the run began anew"
-    assert losses(world, "driverless") == undisturbed
-    again = run(world, "driverless", offloaded())
+    assert losses(world, "killed") == undisturbed
+    expected = weights(world, "undisturbed")
+    for name, tensor in weights(world, "killed").items():
+        assert torch.equal(tensor, expected[name]), name
+    again = run(world, "killed", offloaded())
     assert (again.status, again.already, again.step) == ("finished", True, 8)
 
 

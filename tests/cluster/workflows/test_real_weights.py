@@ -37,7 +37,7 @@ SMALL = {
     "prefer": {
         **{"num-workers": 1, "ring-size": 1, "gpus-per-worker": 0, "cpus-per-worker": 0.5},
         **{"steps": 2, "sequences-per-step": 1, "zero-stage": 0, "dtype": "float32"},
-        **{"max-failures": 0},
+        **{"max-failures": 0, "offload": False, "offload-activations": False},
     },
 }
 """What a machine without a GPU adds to each group of settings."""
@@ -100,6 +100,9 @@ def options(groups: tuple[str, ...]) -> list[str]:
     flags = []
     for group in groups:
         for name, value in SMALL[group].items():
+            if value is False:
+                flags.append(f"--{group}.no-{name}")
+                continue
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--{group}.{name}", *map(str, values)]
     return flags
