@@ -21,6 +21,10 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray sets in the driver of a submitted job."""
 
 
+class NoFileError(OSError, ValueError):
+    """What was named is no file that ends: a folder, a device or a pipe."""
+
+
 def is_uri(place: str) -> bool:
     """Whether a place is a URI such as `s3://bucket/key`, and not a path."""
     return "://" in place
@@ -58,9 +62,20 @@ def open_place(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
+def check_file(path: str | Path) -> None:
+    """Raises NoFileError for a path of what is there and no file: a device or a pipe would be read
+    without end. Of what is missing nothing is said."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise NoFileError(f"{path} is {kind}; want a file")
+
+
 def read_file(place: str) -> bytes:
-    """The content of a small file."""
+    """The content of a small file. Raises NoFileError for what is none."""
     filesystem, path = open_place(place)
+    if not is_uri(place):
+        check_file(path)
     with filesystem.open_input_stream(path) as file:
         return bytes(file.read())
 
@@ -69,9 +84,10 @@ def read_file(place: str) -> bytes:
 def local_file(place: str) -> Iterator[Path]:
     """A path for as long as it is needed: the file itself, or a temporary copy of what a URI names.
 
-    Raises OSError when a URI cannot be fetched.
+    Raises OSError when a URI cannot be fetched, and NoFileError.
     """
     if not is_uri(place):
+        check_file(place)
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(prefix="longva-") as folder:

@@ -97,6 +97,8 @@ def _files_of(place: str) -> list[SourceFile]:
                 f"{place} is of no known kind; known are {', '.join(_FORMATS)}, and folders of them"
             )
         return [_source_file(folder, info, form)]
+    if info.type != pyarrow.fs.FileType.Directory:
+        raise TextError(f"{place} is a device or a pipe; want a file or a folder")
     infos = sorted(folder.files(recursive=True), key=lambda info: info.path)
     visible = [info for info in infos if not _is_hidden(info.path, folder.root)]
     saved = _saved_by_datasets(folder, {info.path for info in visible})

@@ -21,7 +21,7 @@ import pyarrow.parquet
 from longva_ray.data.text.delivery import open_source
 from longva_ray.data.text.documents import BadRecord, SourceDocument, document_of, shown
 from longva_ray.data.text.files import SourceFile
-from longva_ray.files.tables import named_twice
+from longva_ray.files.tables import each_once, named_twice
 from longva_ray.settings.data import TextDataConfig
 
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -55,6 +55,7 @@ _Located = tuple[str, Any]
 
 def _read_jsonl(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> Iterator[_Located]:
     number = first = 0
+    hook = each_once({part for name in _fields(config) for part in name.split(".")})
     try:
         if file.span is not None:
             first = _seek_line(source, file.span[0])
@@ -70,7 +71,7 @@ def _read_jsonl(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> I
                 continue
             where = f"{file.path}, line {number}{_from(first)}"
             try:
-                yield where, json.loads(line.decode("utf-8-sig"))
+                yield where, json.loads(line.decode("utf-8-sig"), object_pairs_hook=hook)
             except (ValueError, RecursionError) as error:
                 yield where, BadRecord(f"{where}: no JSON ({error}): {shown(line)}")
     except OSError as error:
@@ -98,29 +99,17 @@ def _from(byte: int) -> str:
 
 
 def _read_parquet(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> Iterator[_Located]:
-    fields = (config.text_field, config.domain_field, config.labels_field)
-    columns = [name for name in fields if name is not None]
     first_row = 0
     try:
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         yield file.path, BadRecord(f"{file.path}: no readable Parquet file ({error})")
         return
-    have = table.schema_arrow.names
-    missing = [name for name in columns if not {name, name.partition(".")[0]} & set(have)]
-    if missing:
-        yield (
-            file.path,
-            BadRecord(
-                f"{file.path}: no column {', '.join(missing)}; the file has {', '.join(have)}; "
-                "--text.text-field, --text.domain-field and --text.labels-field name others"
-            ),
-        )
+    wrong = _wrong_columns(file, table.schema_arrow, config)
+    if wrong is not None:
+        yield file.path, wrong
         return
-    twice = _named_twice(file, have, config)
-    if twice is not None:
-        yield file.path, twice
-        return
+    columns = _fields(config)
     with table:
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
@@ -135,11 +124,28 @@ def _read_parquet(source: BinaryIO, file: SourceFile, config: TextDataConfig) ->
             first_row += rows
 
 
-def _named_twice(file: SourceFile, have: list[str], config: TextDataConfig) -> BadRecord | None:
-    """What is wrong if a column that is read shares its name with another."""
+def _fields(config: TextDataConfig) -> list[str]:
+    """What is read of a record; a dot leads into a field of a field."""
     fields = (config.text_field, config.domain_field, config.labels_field)
-    read = {part for name in fields if name is not None for part in (name, name.partition(".")[0])}
-    twice = named_twice(have, read)
+    return [name for name in fields if name is not None]
+
+
+def _columns(schema: pa.Schema, config: TextDataConfig) -> list[str]:
+    """The columns that hold what is read."""
+    names = {part for name in _fields(config) for part in (name, name.partition(".")[0])}
+    return [name for name in schema.names if name in names]
+
+
+def _wrong_columns(file: SourceFile, schema: pa.Schema, config: TextDataConfig) -> BadRecord | None:
+    """What is wrong if a column is missing, or shares its name with another."""
+    have = schema.names
+    missing = [name for name in _fields(config) if not {name, name.partition(".")[0]} & set(have)]
+    if missing:
+        return BadRecord(
+            f"{file.path}: no column {', '.join(missing)}; the file has {', '.join(have)}; "
+            "--text.text-field, --text.domain-field and --text.labels-field name others"
+        )
+    twice = named_twice(schema, _columns(schema, config))
     return BadRecord(f"{file.path}: {twice}") if twice else None
 
 
@@ -152,11 +158,11 @@ def _read_arrow(source: BinaryIO, file: SourceFile, config: TextDataConfig) -> I
         whole = is_file or source.read(8) == _END_OF_STREAM
         source.seek(0)
         for batch in _arrow_batches(source, is_file):
-            twice = _named_twice(file, batch.schema.names, config)
-            if twice is not None:
-                yield file.path, twice
+            wrong = _wrong_columns(file, batch.schema, config)
+            if wrong is not None:
+                yield file.path, wrong
                 return
-            yield from _rows(file, [batch], row)
+            yield from _rows(file, [batch.select(_columns(batch.schema, config))], row)
             row += batch.num_rows
         if not whole:
             raise OSError("the stream does not end where it should")

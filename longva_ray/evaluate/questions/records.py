@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from longva_ray.data.images.chat import Item
 from longva_ray.files.places import absolute, child, is_uri, parent, read_file
+from longva_ray.files.tables import each_once
 from longva_ray.shards.schema import is_video_id
 
 _OWN = ("id", "video", "image", "question", "options", "answer")
@@ -58,7 +59,7 @@ def read_questions(place: str) -> list[QuestionRecord]:
         if not line.strip():
             continue
         try:
-            record = _record(json.loads(line), folder)
+            record = _record(json.loads(line, object_pairs_hook=each_once()), folder)
             if record.id in lines:
                 raise ValueError(f"id {record.id!r} is that of line {lines[record.id]}, too")
         except ValueError as error:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from longva_ray.files.places import check_file
+
 SHIPPED = Path(__file__).parent / "essays"
 
 
@@ -36,6 +38,7 @@ def read_essays(folder: str | None) -> str:
 
 
 def _read(file: Path) -> str:
+    check_file(file)
     try:
         return file.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:

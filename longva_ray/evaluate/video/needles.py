@@ -31,7 +31,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from longva_ray.files.digest import Digest
-from longva_ray.files.tables import named_twice
+from longva_ray.files.places import check_file, read_file
+from longva_ray.files.tables import each_once, named_twice
 from longva_ray.lm.layout import load_longva_config
 from longva_ray.lm.load import load_frame_encoder
 from longva_ray.settings.encoding import EncodeConfig
@@ -44,6 +45,8 @@ COLUMNS = {
     "answer": ("answer",),
 }
 """Names under which each column is known."""
+
+_KNOWN = tuple(itertools.chain(*COLUMNS.values()))
 
 
 WORDS = ("harbour", "violin", "pepper", "comet", "ladder", "tulip", "anchor", "walnut", "kettle")
@@ -65,8 +68,12 @@ def read_needles(place: str | Path) -> list[Needle]:
     read.
     """
     path = Path(place)
+    if not path.is_dir():
+        check_file(path)
     if path.suffix == ".json" and path.is_file():
-        rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        rows: list[Mapping[str, Any]] = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=each_once(_KNOWN)
+        )
     else:
         rows = [row for table in _tables(path) for row in table.to_pylist()]
     if not rows:
@@ -141,10 +148,10 @@ def _tables(path: Path) -> Iterator[pa.Table]:
 
 
 def _checked(table: pa.Table, file: Path) -> pa.Table:
-    twice = named_twice(table.column_names, itertools.chain(*COLUMNS.values()))
+    twice = named_twice(table.schema, _KNOWN)
     if twice:
         raise ValueError(f"{file}: {twice}")
-    return table
+    return table.select([name for name in table.column_names if name in _KNOWN])
 
 
 def _needle(row: Mapping[str, Any], folder: Path, where: str) -> Needle:
@@ -167,8 +174,8 @@ def _read_image(value: Any, folder: Path, where: str) -> npt.NDArray[np.uint8]:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     try:
-        source = io.BytesIO(value) if isinstance(value, bytes) else folder / str(value)
-        with Image.open(source) as image:
+        content = value if isinstance(value, bytes) else read_file(str(folder / str(value)))
+        with Image.open(io.BytesIO(content)) as image:
             return np.asarray(upright_rgb(image))
     except Exception as error:  # decoders raise errors of any kind for damaged files
         kind = type(error).__name__

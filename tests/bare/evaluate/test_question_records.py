@@ -122,6 +122,13 @@ def test_what_is_no_question_is_refused(
     assert message in str(error.value)
 
 
+def test_a_field_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    line = '{"id": "1", "video": "a.mp4", "question": "?", "answer": "a", "answer": "b"}'
+    (tmp_path / "questions.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=r"line 1: two columns or fields are named 'answer'"):
+        read_questions(str(tmp_path / "questions.jsonl"))
+
+
 def test_an_id_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path, CHOICE, CHOICE | {"id": 5}, CHOICE | {"id": "5"})
     with pytest.raises(ValueError, match="line 3: id '5' is that of line 2, too"):

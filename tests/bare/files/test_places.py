@@ -1,6 +1,8 @@
 """Paths and URIs: what is fetched, what a folder holds, how names are put together."""
 
 import http.server
+import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -8,7 +10,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from longva_ray.files.places import child, local_file
+from longva_ray.data.images.chat import read_samples
+from longva_ray.data.text.files import find_files
+from longva_ray.evaluate.questions.records import read_questions
+from longva_ray.evaluate.text.haystack import read_essays
+from longva_ray.evaluate.video.needles import read_needles
+from longva_ray.files.places import NoFileError, child, local_file, read_file
 from longva_ray.files.videos import list_folder
 
 
@@ -72,3 +79,40 @@ def test_names_go_before_the_query_of_a_uri() -> None:
     assert child("what?", "a") == "what?/a"
     assert child("s3://bucket/data", "a/b") == "s3://bucket/data/a/b"
     assert child("s3://bucket/data/?region=x&y=z", "a") == "s3://bucket/data/a?region=x&y=z"
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """Nobody writes to it, so whoever opens it to read waits for ever."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    return tmp_path / "pipe.txt"
+
+
+def test_devices_pipes_and_folders_are_refused_where_a_file_is_wanted(pipe: Path) -> None:
+    link = pipe.with_name("link.jsonl")
+    link.symlink_to("/dev/zero")  # without end
+    for place, kind in (("/dev/zero", "device"), (link, "device"), (pipe, "pipe")):
+        for read in (read_file, read_questions, read_needles, open_local):
+            with pytest.raises(NoFileError, match=rf"^{place} is a .*{kind}.*want a file"):
+                read(str(place))
+        with pytest.raises(ValueError, match=rf"{place} is a .*{kind}"):
+            read_samples([str(place)], image_folder=None, seed=0)
+        with pytest.raises(ValueError, match=rf"{place} is a .*{kind}"):
+            find_files([str(place)])
+    for read in (read_file, read_questions, open_local):
+        with pytest.raises(NoFileError, match=f"^{pipe.parent} is a folder; want a file"):
+            read(str(pipe.parent))
+    with pytest.raises(NoFileError, match=r"pipe\.txt is a device or a pipe"):
+        read_essays(str(pipe.parent))
+
+
+def test_a_needle_whose_image_is_a_device_is_named(tmp_path: Path) -> None:
+    row = {"path": "/dev/zero", "prompt": "?", "answer": "a"}
+    (tmp_path / "needles.json").write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match=r"image of needle 0 of .*: /dev/zero is a device"):
+        read_needles(tmp_path / "needles.json")
+
+
+def open_local(place: str) -> None:
+    with local_file(place):
+        pass
