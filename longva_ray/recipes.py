@@ -112,7 +112,7 @@ def longva_7b() -> Recipe:
         # As the released test. Elsewhere frames are cropped, as the checkpoint says.
         vniah=VniahConfig(fitting="letterbox_mean"),
         # One GPU for both: the tower is a tenth of the language model's size.
-        serve=ServeConfig(lm_gpus=0.8, encoder_gpus=0.2),
+        serve=ServeConfig(lm_gpus=0.8, encoder_gpus=0.2, session_gib=30),
         # The extension starts from the language model. Qwen2 has no BOS, and the EOS of its chat
         # model ends a turn; <|endoftext|> is what separated documents in its pretraining.
         text=TextDataConfig(tokenizer="Qwen/Qwen2-7B-Instruct", separator="<|endoftext|>"),

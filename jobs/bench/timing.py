@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class LossShape:
 
 
 def alternate(
-    candidates: dict[str, Callable[[], Any]], repeats: int, settle: Callable[[], Any]
+    candidates: Mapping[str, Callable[[], Any]], repeats: int, settle: Callable[[], Any]
 ) -> Seconds:
     """Seconds of each candidate in each round, after one round that is not counted.
 

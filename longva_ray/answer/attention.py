@@ -18,31 +18,35 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from longva_ray.answer.attention_mass import AttentionMass
+from longva_ray.answer.branch import InTwoParts
 from longva_ray.ring.choose import choose_kernel
+from longva_ray.ring.kernel import OutAndLse, accumulate_dtype, merge_
 from longva_ray.ring.plan import Block
 
 NAME = "longva_cached"
 
 
-def use_cached_attention(model: PreTrainedModel) -> None:
-    """Set a language model, on its device, to this attention, unless it needs another."""
+def use_cached_attention(model: PreTrainedModel) -> bool:
+    """Set a language model, on its device, to this attention, unless it needs another; whether it
+    was set."""
     config = model.config
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     caps = getattr(config, "attn_logit_softcapping", None)
     if set(kinds) != {"full_attention"} or caps or getattr(config, "sliding_window", None):
-        return
+        return False
     if model.device.type == "cuda" and model.dtype not in (torch.bfloat16, torch.float16):
-        return
+        return False
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     model.set_attn_implementation(NAME)
+    return True
 
 
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: torch.Tensor | InTwoParts,
+    value: torch.Tensor | InTwoParts,
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
@@ -53,19 +57,36 @@ def _attention(
     The caller of the model may give it an `attention_mass`, to which it adds."""
     assert attention_mask is None
     assert not kwargs.get("dropout")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(key, InTwoParts) and isinstance(value, InTwoParts):
+        if attention_mass is not None:
+            attention_mass.add(query, key.whole(), scale=scale)
+        out_BNLH, lse_BNL = _over(query, key.branch, value.branch, scale, causal=True)
+        out_BNLH = out_BNLH.to(accumulate_dtype(query.dtype))
+        more = _over(query, key.trunk, value.trunk, scale, causal=False)
+        merge_(out_BNLH, lse_BNL, *more)
+    else:
+        assert isinstance(key, torch.Tensor)
+        assert isinstance(value, torch.Tensor)
+        if attention_mass is not None:
+            attention_mass.add(query, key, scale=scale)
+        out_BNLH, _lse = _over(query, key, value, scale, causal=True)
+    return out_BNLH.to(query.dtype).transpose(1, 2), None
+
+
+def _over(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, *, causal: bool
+) -> OutAndLse:
+    """The kernel over all queries and all keys, whose last query sees the last key."""
     length, total = query.shape[2], key.shape[2]
     block = Block(
         queries=slice(0, length),
         keys=slice(0, total),
         query_starts=(0, length),
         key_starts=(0, total),
-        causal=True,
+        causal=causal,
     )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if attention_mass is not None:
-        attention_mass.add(query, key, scale=scale)
-    out_BNLH, _lse = choose_kernel(query.device.type).forward(query, key, value, block, scale=scale)
-    return out_BNLH.to(query.dtype).transpose(1, 2), None
+    return choose_kernel(query.device.type).forward(query, key, value, block, scale=scale)
 
 
 def _no_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> None:

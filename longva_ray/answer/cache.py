@@ -42,7 +42,7 @@ class RoomyLayer(DynamicLayer):
         """Append tokens; returns keys and values of all there are."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        held, new = self.get_seq_length(), key_states.shape[-2]
+        held, new = self.get_seq_length() - self.trunk_length, key_states.shape[-2]
         assert self.keys is not None
         assert self.values is not None
         # Whoever put other tensors in place of the views would lose what is appended here.
@@ -57,6 +57,15 @@ class RoomyLayer(DynamicLayer):
             buffer[..., held : held + new, :] = states
         self.keys, self.values = (buffer[..., : held + new, :] for buffer in self._buffers)
         return self.keys, self.values
+
+    @property
+    def trunk_length(self) -> int:
+        """Tokens before the first of its own: none, but for a branch (`answer.branch`)."""
+        return 0
+
+    def get_seq_length(self) -> int:
+        """Tokens in all."""
+        return self.trunk_length + super().get_seq_length()
 
     def reset(self) -> None:
         """Drop everything, the buffers too."""
@@ -84,4 +93,13 @@ def make_room(cache: DynamicCache, tokens: int) -> None:
     """Let the next buffers have room for that many tokens in all."""
     for layer in cache.layers:
         if isinstance(layer, RoomyLayer):
-            layer.room = tokens
+            layer.room = tokens - layer.trunk_length
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Keys and values of one token in all layers."""
+    config = model.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head) * (
+        model.dtype.itemsize
+    )

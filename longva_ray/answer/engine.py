@@ -5,9 +5,9 @@ asked.
 
 One engine for everybody who asks: the Serve replica, `longva ask`, the quiz and the needle tests.
 It loads the language model alone; visual tokens come from shards, so no vision tower is ever in
-memory here. Prompts are read into a KV cache, each anew or going on from what it shares with the
-last one (`prefix`). With a ring of processes a prompt is spread over all of them (`ring_score`):
-then answers can be scored, not generated.
+memory here. Prompts are read into a KV cache, each anew, or going on from what it shares with the
+last one (`prefix`) or with any before (`sessions`). With a ring of processes a prompt is spread
+over all of them (`ring_score`): then answers can be scored, not generated.
 
 Shapes: F frames, Q visual tokens of one frame, S visual tokens of an image, T tokens of the prompt,
 D width of the language model.
@@ -15,7 +15,7 @@ D width of the language model.
 
 import dataclasses
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from transformers import PreTrainedTokenizerBase
 
 from longva_ray.answer.attention import use_cached_attention
 from longva_ray.answer.attention_mass import attention_of_answer
+from longva_ray.answer.branch import Trunk, branch_cache
+from longva_ray.answer.cache import BLOCK, bytes_per_token
 from longva_ray.answer.generate import AnswerPiece, stream_answer
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.prefix import PrefixReader
@@ -34,6 +36,7 @@ from longva_ray.answer.ring_score import (
     score_over_ring,
 )
 from longva_ray.answer.score import AnswerScore, score_answer, token_nll
+from longva_ray.answer.sessions import Sessions
 from longva_ray.lm.language_model import LoadedLanguageModel, load_language_model
 from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length, check_unicode
 from longva_ray.lm.splice import embed_prompt, placeholder_mask
@@ -66,6 +69,7 @@ class AnswerEngine:
         max_prompt_tokens: int | None = None,
         rope_base: float | None = None,
         reuse_prefix: bool = False,
+        session_bytes: int = 0,
         ring: dist.ProcessGroup | None = None,
     ) -> None:
         """
@@ -77,6 +81,8 @@ class AnswerEngine:
             rope_base: RoPE base instead of the checkpoint's.
             reuse_prefix: keep the last prompt, and compute of the next one only what differs. Each
                 prompt then lives until the next is read, so this is for one caller at a time.
+            session_bytes: KV of images and videos that is kept for further questions about them
+                (`read_session`), in bytes.
             ring: processes that share every prompt. Each has its own engine, and all of them call
                 the same methods with the same arguments.
 
@@ -85,6 +91,8 @@ class AnswerEngine:
         self._lm = _load(checkpoint, dtype, rope_base, max_prompt_tokens, ring)
         self._chunk = prefill_chunk
         self._ring = ring
+        branches = ring is None and use_cached_attention(self._lm.model)
+        self.sessions = Sessions(session_bytes) if session_bytes and branches else None
         self.prefix_reader = (
             PrefixReader(self._lm.model, chunk=prefill_chunk) if reuse_prefix else None
         )
@@ -177,6 +185,44 @@ class AnswerEngine:
             return self.prefix_reader.read(embeds_1TD, unwanted)
         return prefill(self._lm.model, embeds_1TD, chunk=self._chunk, unwanted=unwanted)
 
+    @torch.inference_mode()
+    def read_session(
+        self,
+        prompt_ids_T: torch.Tensor,
+        item_keys: Sequence[Hashable],
+        load: Callable[[], Sequence[torch.Tensor]],
+        unwanted: threading.Event | None = None,
+    ) -> tuple[Prompt, int]:
+        """Read a prompt, but of what ends with its last image or video only what no prompt before
+        began with: (the prompt, tokens that were there already).
+
+        Args:
+            item_keys: what each image and video is, by content: where they are equal, so are the
+                visual tokens.
+            load: gives the tokens of each, if they are needed.
+
+        Raises InterruptedError once `unwanted` is set, and whatever `load` raises."""
+        visual = placeholder_mask(prompt_ids_T, self._lm.placeholder_ids).nonzero()
+        if self.sessions is None or not len(visual):
+            return self.read_ids(prompt_ids_T, load(), unwanted), 0
+        model, end = self._lm.model, int(visual[-1]) + 1
+
+        def read_trunk() -> Trunk:
+            embeds_1TD = embed_prompt(self._lm, prompt_ids_T[:end], load())
+            read = prefill(model, embeds_1TD, chunk=self._chunk, unwanted=unwanted)
+            return Trunk.of(read.cache)
+
+        trunk, was_there = self.sessions.trunk(
+            (prompt_ids_T[:end].numpy().tobytes(), *item_keys),
+            read_trunk,
+            num_bytes=(end + BLOCK) * bytes_per_token(model),
+            unwanted=unwanted,
+        )
+        rest_1TD = embed_prompt(self._lm, prompt_ids_T[end:], [])
+        cache = branch_cache(trunk)
+        prompt = prefill(model, rest_1TD, chunk=self._chunk, cache=cache, unwanted=unwanted)
+        return prompt, end if was_there else 0
+
     def score(self, prompt: Prompt, answers: Sequence[Sequence[int]]) -> list[AnswerScore]:
         """Teacher-forced score of each answer, given by its `answer_ids`, to a question that was
         read."""
@@ -248,7 +294,7 @@ def _load(
     max_prompt_tokens: int | None,
     ring: dist.ProcessGroup | None,
 ) -> LoadedLanguageModel:
-    """The language model on this process's GPU, if it sees one, under the attention it needs."""
+    """The language model on this process's GPU, if it sees one."""
     loaded = load_language_model(
         checkpoint,
         dtype=getattr(torch, dtype),
@@ -258,6 +304,4 @@ def _load(
     )
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     loaded.model.to(device)
-    if ring is None:
-        use_cached_attention(loaded.model)
     return loaded

@@ -43,8 +43,9 @@ def prefill(
     """Run a prompt through the language model, `chunk` tokens at a time.
 
     Args:
-        cache: may already hold the beginning of the prompt (`answer.prefix`), all of it but the
-            last token at most; only the rest is then computed, and appended.
+        inputs_embeds_1TD: of the prompt; of what follows what is in the `cache`, where one is
+            given.
+        cache: the beginning of the prompt (`answer.prefix`, `answer.branch`). The rest is appended.
         unwanted: looked at before each chunk; when it is set, nobody waits for the result.
 
     Raises ValueError for an empty prompt or a batch of several, InterruptedError when the result is
@@ -57,10 +58,9 @@ def prefill(
         )
     if cache is None:
         cache = roomy_cache(model)
+    length += cache.get_seq_length()
     make_room(cache, length + BLOCK)  # most answers fit, too
-    cached = cache.get_seq_length()
-    assert cached < length, "the last token has to be computed: its logits are the result"
-    for part_1TD in inputs_embeds_1TD[:, cached:].split(chunk, dim=1):
+    for part_1TD in inputs_embeds_1TD.split(chunk, dim=1):
         if unwanted is not None and unwanted.is_set():
             raise InterruptedError("the client of this prompt has gone")
         output = model(

@@ -52,9 +52,8 @@ class PrefixReader:
             cache.crop(shared - cache.get_seq_length())
         else:
             cache = None
-        prompt = prefill(
-            self._model, inputs_embeds_1TD, chunk=self._chunk, cache=cache, unwanted=unwanted
-        )
+        rest_1TD = inputs_embeds_1TD[:, shared:]
+        prompt = prefill(self._model, rest_1TD, chunk=self._chunk, cache=cache, unwanted=unwanted)
         self._cache, self._cached_1TD = prompt.cache, inputs_embeds_1TD
         self.tokens_read += prompt.length
         self.tokens_reused += shared

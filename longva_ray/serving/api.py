@@ -200,6 +200,8 @@ class PromptUsage:
     """What a prompt was made of."""
 
     prompt_tokens: int
+    cached_tokens: int
+    """Those of them that an earlier question about the same had left."""
     videos: Sequence[FramesRead]
     """In the order in which the messages name them, like the images."""
     images: Sequence[ImageRead] = ()
@@ -212,6 +214,7 @@ def usage(prompt: PromptUsage, completion_tokens: int) -> dict[str, Any]:
         "prompt_tokens": prompt.prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": prompt.cached_tokens},
         "videos": [dataclasses.asdict(video) for video in prompt.videos],
         "images": [dataclasses.asdict(image) for image in prompt.images],
     }

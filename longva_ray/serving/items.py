@@ -9,7 +9,7 @@ model.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 
@@ -43,6 +43,8 @@ ItemRef = VideoRef | ImageRef
 class Item:
     """An image or a video, ready to be read."""
 
+    key: Hashable
+    """Equal only where the tokens are."""
     num_tokens: int
     read: FramesRead | ImageRead
     """What the answer says of it."""
@@ -64,6 +66,7 @@ class ItemStore:
     def _image(self, ref: ImageRef) -> Item:
         num_tokens = self._images.num_tokens(ref.image_id, ref.spec)
         return Item(
+            key=ref,
             num_tokens=num_tokens,
             read=ImageRead(tokens=num_tokens),
             tokens=lambda: self._images.tokens(ref.image_id, ref.spec),
@@ -74,6 +77,7 @@ class ItemStore:
         there = video.num_frames
         frames = min(ref.num_frames or there, there)
         return Item(
+            key=dataclasses.replace(ref, num_frames=frames),
             num_tokens=frames * ref.spec.tokens_per_frame,
             read=FramesRead(frames_read=frames, frames_available=there),
             tokens=lambda: video.tokens(video.evenly(frames)),

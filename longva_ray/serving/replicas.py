@@ -52,6 +52,7 @@ class LanguageModel:
             dtype=config.dtype,
             prefill_chunk=config.prefill_chunk,
             max_prompt_tokens=config.max_prompt_tokens,
+            session_bytes=int(config.session_gib * 2**30),
         )
 
     def check_health(self) -> None:
@@ -112,11 +113,16 @@ class LanguageModel:
             prompt_ids_T = self._engine.prompt_ids(
                 messages, [item.num_tokens for item in found], answer_tokens=answer_tokens
             )
-            tokens = [item.tokens() for item in found]
-            prompt = self._engine.read_ids(prompt_ids_T, tokens, unwanted)
+            prompt, cached_tokens = self._engine.read_session(
+                prompt_ids_T,
+                [item.key for item in found],
+                lambda: [item.tokens() for item in found],
+                unwanted,
+            )
             reads = [item.read for item in found]
             usage = PromptUsage(
                 prompt_tokens=len(prompt_ids_T),
+                cached_tokens=cached_tokens,
                 videos=[read for read in reads if isinstance(read, FramesRead)],
                 images=[read for read in reads if isinstance(read, ImageRead)],
             )

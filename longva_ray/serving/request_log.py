@@ -76,11 +76,12 @@ class RequestLog:
 
 
 def _line(asked: Asked, path: str, status: str, seconds: float) -> str:
-    prompt = asked.prompt or PromptUsage(prompt_tokens=0, videos=())
+    prompt = asked.prompt or PromptUsage(prompt_tokens=0, cached_tokens=0, videos=())
     frames = ",".join(f"{each.frames_read}/{each.frames_available}" for each in prompt.videos)
     images = ",".join(str(each.tokens) for each in prompt.images)
     return (
         f"id={asked.id} path={path} frames={frames or '-'} images={images or '-'} "
-        f"tokens={prompt.prompt_tokens}+{asked.answer_tokens} seconds={seconds:.2f} "
+        f"tokens={prompt.prompt_tokens}+{asked.answer_tokens} cached={prompt.cached_tokens} "
+        f"seconds={seconds:.2f} "
         f"outcome={status} {asked.outcome}".rstrip()
     )

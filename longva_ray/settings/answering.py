@@ -47,6 +47,9 @@ class ServeConfig:
     max_prompt_tokens: int | None = None
     """Longest prompt accepted, visual tokens and the answer included; None leaves it to the
     checkpoint's own limit."""
+    session_gib: float = 4.0
+    """KV of videos and images that a replica keeps for further questions about them, which then
+    need not be read again; 0 keeps none. 1000 frames of LongVA-7B take 7.7."""
     max_body_mib: int = 64
     """Longest body of a request. It holds the images that clients send, a third longer for base64,
     and names the videos."""

@@ -204,3 +204,43 @@ def test_a_broken_cuda_context_is_noticed(tiny_checkpoint: str) -> None:
     command = [sys.executable, "-c", BREAK_THE_DEVICE, tiny_checkpoint]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "noticed" in run.stdout, run.stderr
+
+
+def test_a_second_question_loads_nothing_and_answers_alike(tiny_checkpoint: str) -> None:
+    plain = engine_of(tiny_checkpoint)
+    kept = AnswerEngine(tiny_checkpoint, dtype="float32", prefill_chunk=64, session_bytes=2**30)
+    rng = np.random.default_rng(0)
+    scenes = needles_among_shapes(random.Random(1), 40)
+    encoder = load_frame_encoder(tiny_checkpoint, dtype=torch.float32)
+    frames_FYXC = np.stack([draw_small(scene, 56, rng) for scene in scenes])
+    tokens_FQD = encoder.encode(frames_FYXC, micro_batch=16)
+    loads: list[int] = []
+
+    def ask(text: str, frames: int) -> int:
+        content = [{"type": "video"}, {"type": "text", "text": text}]
+        messages = [{"role": "user", "content": content}]
+        items = [tokens_FQD[:frames]]
+        prompt_ids_T = kept.prompt_ids(messages, [frames * 4])
+        prompt, cached = kept.read_session(
+            prompt_ids_T, [("video", frames)], lambda: loads.append(frames) or items
+        )
+        wanted = plain.read(Question(messages=messages, items=items))
+        settings = GenerationSettings()
+        assert kept.answer(prompt, settings) == plain.answer(wanted, settings)
+        answers = [kept.answer_ids("the A red."), kept.answer_ids("red")]
+        for found, true in zip(
+            kept.score(prompt, answers), plain.score(wanted, answers), strict=True
+        ):
+            assert found.logprob == pytest.approx(true.logprob, abs=1e-4)
+            assert found.predicted_ids == true.predicted_ids
+        return cached
+
+    there, _ = forms(scenes, random.Random(2))
+    questions = [exchange.question for found in there.values() for exchange in found]
+    assert ask(questions[0], 40) == 0
+    assert all(ask(question, 40) > 160 for question in questions)
+    assert ask(questions[0], 39) == 0
+    assert ask(questions[0], 40) > 160
+    assert loads == [40, 39]
+    assert kept.sessions is not None
+    assert kept.sessions.counts().kept == 2

@@ -75,12 +75,29 @@ def test_fewer_frames_leave_room_and_are_told(replica: LanguageModel) -> None:
     (some, _), *_ = chat(replica, num_frames=5, answer_tokens=1)
     (as_many, _), *_ = chat(replica, num_frames=50, answer_tokens=1)
     assert whole.prompt_tokens - some.prompt_tokens == (12 - 5) * 4
-    assert as_many == whole
+    assert as_many.videos == whole.videos
+    assert (whole.cached_tokens, some.cached_tokens) == (0, 0)
+    assert 12 * 4 < as_many.cached_tokens < whole.prompt_tokens
     assert list(whole.videos) == [FramesRead(frames_read=12, frames_available=12)]
     assert list(some.videos) == [FramesRead(frames_read=5, frames_available=12)]
     refs = [VideoRef(video_id=VIDEO_ID, spec=WIDE, num_frames=few) for few in (2, 3)]
     scored, _ = asyncio.run(replica.score(MESSAGES * 2, refs, ["red"]))
     assert [each.frames_read for each in scored.videos] == [2, 3]
+
+
+def test_a_further_question_reads_its_own_words_only(
+    replica: LanguageModel, store: ShardStore, tiny_checkpoint: str
+) -> None:
+    first = chat(replica, answer_tokens=1)
+    for part in Path(store.root).rglob("part-*.arrow"):
+        part.write_bytes(b"")  # whoever reads tokens now fails
+    again = chat(replica, answer_tokens=1)
+    assert [piece for _, piece in again] == [piece for _, piece in first]
+    with pytest.raises(ValueError, match="part-"):
+        chat(replica, num_frames=5, answer_tokens=1)
+    config = ServeConfig(dtype="float32", max_prompt_tokens=LIMIT, session_gib=0)
+    with pytest.raises(ValueError, match="part-"):
+        chat(LanguageModel(tiny_checkpoint, store.root, config), answer_tokens=1)
 
 
 def test_a_replica_that_works_is_healthy(replica: LanguageModel) -> None:

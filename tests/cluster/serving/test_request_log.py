@@ -19,6 +19,7 @@ from longva_ray.serving.request_log import Asked, RequestLog, asked_of
 
 READ = PromptUsage(
     prompt_tokens=66,
+    cached_tokens=60,
     videos=[
         FramesRead(frames_read=16, frames_available=120),
         FramesRead(frames_read=3, frames_available=3),
@@ -86,14 +87,17 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "frames=16/120,3/3 images=288,8 tokens=66+12 outcome=200 stop"),
-        ({"stream": True}, "frames=16/120,3/3 images=288,8 tokens=66+13 outcome=200 stop"),
+        ({}, "frames=16/120,3/3 images=288,8 tokens=66+12 cached=60 outcome=200 stop"),
+        (
+            {"stream": True},
+            "frames=16/120,3/3 images=288,8 tokens=66+13 cached=60 outcome=200 stop",
+        ),
         (
             {"model": "broken"},
-            "frames=16/120,3/3 images=288,8 tokens=66+12 outcome=500 broken_weights",
+            "frames=16/120,3/3 images=288,8 tokens=66+12 cached=60 outcome=500 broken_weights",
         ),
-        ({"temperature": 9}, "frames=- images=- tokens=0+0 outcome=400 malformed_request"),
-        ({"key": "wrong"}, "frames=- images=- tokens=0+0 outcome=401"),
+        ({"temperature": 9}, "frames=- images=- tokens=0+0 cached=0 outcome=400 malformed_request"),
+        ({"key": "wrong"}, "frames=- images=- tokens=0+0 cached=0 outcome=401"),
     ],
 )
 def test_one_line_a_request(
