@@ -75,3 +75,7 @@ def main() -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     run_job(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -95,6 +95,14 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert does.split()[0] in line
 
 
+@pytest.mark.parametrize("module", ["longva_ray", "longva_ray.cli"])
+def test_it_runs_as_a_module_too(module: str) -> None:
+    command = [sys.executable, "-m", module, "verify", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: longva verify")
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_lists_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,0 +1,5 @@
+"""`python -m longva_ray` is the `longva` command."""
+
+from longva_ray.cli import main
+
+main()
