@@ -2,7 +2,7 @@
 
     POST /v1/chat/completions   an answer about images and videos, whole or streamed
     POST /v1/score              teacher-forced scores of given answers
-    GET  /v1/models, /v1/videos what can be asked, and about what
+    GET  /v1/models, /v1/videos what can be asked, and about what; /v1/models/{name}
     GET  /health
 
 `build_app` is a Serve application builder: pass it to `serve.run`, or name it in a Serve config
@@ -25,6 +25,7 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from starlette.exceptions import HTTPException
 
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.serving.allowed_files import AllowedFiles
@@ -32,7 +33,6 @@ from longva_ray.serving.api import (
     ApiError,
     ChatRequest,
     CompletionBody,
-    Conversation,
     PromptUsage,
     ScoreRequest,
     StreamOptions,
@@ -87,6 +87,16 @@ routes.add_middleware(RequestLog)  # outside of the gate: what it refuses is log
 async def _refuse(request: Request, error: ApiError) -> JSONResponse:
     asked_of(request).outcome = error.code
     return JSONResponse(error.body, error.status_code)
+
+
+@routes.exception_handler(HTTPException)
+async def _no_route(request: Request, error: HTTPException) -> JSONResponse:
+    """A path or method that the server does not have, as FastAPI tells it."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
+    what = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists what there is"
+    response = await _refuse(request, ApiError(error.status_code, code, what))
+    response.headers.update(error.headers or {})
+    return response
 
 
 @routes.exception_handler(RequestValidationError)
@@ -228,6 +238,7 @@ class Api:
             image_encoding,
             encoder,
             max_images=args.serve.max_images,
+            max_bytes=args.serve.max_body_mib * 2**20,
         )
         self._language_model = language_model
         self.api_key: str | None = args.api_key
@@ -235,6 +246,7 @@ class Api:
         self._started = int(time.time())
 
     @routes.get("/health")
+    @routes.head("/health", include_in_schema=False)
     async def health(self) -> dict[str, str]:
         """200 as long as this process answers. Serve watches the other replicas and replaces
         them."""
@@ -243,13 +255,13 @@ class Api:
     @routes.get("/v1/models")
     async def models(self) -> dict[str, Any]:
         """The one model of this server."""
-        model = {
-            "id": self._model_name,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "longva_ray",
-        }
-        return {"object": "list", "data": [model]}
+        return {"object": "list", "data": [self._model()]}
+
+    @routes.get("/v1/models/{name}")
+    async def model(self, name: str) -> dict[str, Any]:
+        """The model of that name."""
+        self._check_model(name)
+        return self._model()
 
     @routes.get("/v1/videos")
     async def videos(self) -> dict[str, Any]:
@@ -261,7 +273,7 @@ class Api:
         self, request: ChatRequest, asked: AskedNow
     ) -> dict[str, Any] | EventSourceResponse:
         """An answer in OpenAI's shape; server-sent events if `stream` is set."""
-        self._check_model(request)
+        self._check_model(request.model)
         messages, items = await self._understand(request)
         pieces = cast(
             Pieces,
@@ -286,17 +298,23 @@ class Api:
     @routes.post("/v1/score")
     async def score(self, request: ScoreRequest, asked: AskedNow) -> dict[str, Any]:
         """Scores of every answer, and the index of the likeliest by mean log-probability."""
-        self._check_model(request)
+        self._check_model(request.model)
         messages, items = await self._understand(request)
         read, scored = await self._language_model.score.remote(messages, items, request.answers)
         asked.prompt = read
         about = {"id": f"score-{asked.id}", "object": "score", "model": self._model_name}
         return about | scored | {"usage": usage(read, 0)}
 
-    def _check_model(self, request: Conversation) -> None:
-        if request.model != self._model_name:
+    def _model(self) -> dict[str, Any]:
+        return {
+            "id": self._model_name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "longva_ray",
+        }
+
+    def _check_model(self, name: str) -> None:
+        if name != self._model_name:
             raise ApiError(
-                404,
-                "model_not_found",
-                f"this server has model {self._model_name!r}, not {request.model!r}",
+                404, "model_not_found", f"this server has model {self._model_name!r}, not {name!r}"
             )

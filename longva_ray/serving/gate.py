@@ -1,4 +1,5 @@
-"""What is checked before the body of a request is read: the key, and the length of the body.
+"""What is checked before the body of a request is read: the key, headers that would command Ray's
+proxy, and the length of the body.
 
 FastAPI reads the whole body, however long, before it runs any of our code for that request. So this
 runs before FastAPI.
@@ -17,9 +18,14 @@ from longva_ray.serving.api import ApiError
 OPEN_PATHS = ("/health", "/docs", "/redoc", "/openapi.json")
 """What needs no key, because a browser or a load balancer has none."""
 
+PROXY_HEADERS = ("x-request-disconnect-disabled", "x-request-timeout-seconds")
+"""By these a client tells Ray's proxy how long to run its request. One that runs on after its
+client has left would keep a replica from all others."""
+
 
 class Gate:
-    """ASGI middleware: 401 without the server's key, 413 for a body that is too long."""
+    """ASGI middleware: 401 without the server's key, 400 for a header that commands Ray's proxy,
+    413 for a body that is too long."""
 
     def __init__(
         self, app: ASGIApp, key: Callable[[], str | None], max_bytes: Callable[[], int]
@@ -39,11 +45,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path not in OPEN_PATHS and not self._may_enter(Headers(scope=scope)):
-            error = ApiError(
-                401, "invalid_api_key", "send this server's API key as `Authorization: Bearer KEY`"
-            )
+        if (error := self._refusal(scope)) is not None:
             await JSONResponse(error.body, error.status_code)(scope, receive, send)
             return
         size, most = 0, self._max_bytes()
@@ -62,6 +64,23 @@ class Gate:
             return message
 
         await self._app(scope, receive_bounded, send)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        headers = Headers(scope=scope)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path not in OPEN_PATHS and not self._may_enter(headers):
+            return ApiError(
+                401, "invalid_api_key", "send this server's API key as `Authorization: Bearer KEY`"
+            )
+        for name in PROXY_HEADERS:
+            if name in headers:
+                return ApiError(
+                    400,
+                    "unsupported_header",
+                    f"header {name}: this server decides by itself how long a request runs; leave "
+                    "it out",
+                )
+        return None
 
     def _may_enter(self, headers: Headers) -> bool:
         key = self._key()

@@ -42,13 +42,15 @@ class Understanding:
         encoder: DeploymentHandle[Any],
         *,
         max_images: int,
+        max_bytes: int,
     ) -> None:
+        """`max_bytes`: most of all frames of a video that a client sends as images, together."""
         self._library = library
         self._source = images
         self._videos, self._images = ShardStore(store), ImageStore(store)
         self._spec, self._image_spec = spec, image_spec
         self._encoder = encoder
-        self._max_images = max_images
+        self._max_images, self._max_bytes = max_images, max_bytes
 
     async def __call__(self, request: Conversation) -> tuple[list[Message], list[ItemRef]]:
         """Raises ApiError for an image or video that is not there, not allowed or too large, and
@@ -118,10 +120,17 @@ class Understanding:
         return ImageRef(image_id=image_id, spec=self._image_spec)
 
     async def _frames(self, parts: Sequence[ImagePart], num_frames: int | None) -> VideoRef:
-        contents = [
-            await asyncio.to_thread(self._source.content, part.image_url.url, f"frame {number}")
-            for number, part in enumerate(parts, start=1)
-        ]
+        contents: list[bytes] = []
+        for number, part in enumerate(parts, start=1):
+            what = f"frame {number}"
+            contents.append(await asyncio.to_thread(self._source.content, part.image_url.url, what))
+            if (size := sum(map(len, contents))) > self._max_bytes:
+                raise ApiError(
+                    400,
+                    "frames_too_large",
+                    f"{number} of {len(parts)} frames have {size} bytes together, this server "
+                    f"reads {self._max_bytes}; send fewer or smaller ones, or name a video",
+                )
         video_id, spec = given_id(contents), given_spec(self._spec)
         if await asyncio.to_thread(self._videos.record, video_id, spec) is None:
             await self._encoder.encode_frames.remote(contents)

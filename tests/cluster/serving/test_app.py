@@ -45,6 +45,14 @@ def test_an_answer_equals_the_models(
     assert 30 * 4 < details.cached_tokens < answer.usage.prompt_tokens
 
 
+def test_the_model_by_its_name(client: openai.OpenAI) -> None:
+    (listed,) = client.models.list().data
+    assert client.models.retrieve("tiny") == listed
+    with pytest.raises(openai.NotFoundError, match="has model 'tiny', not 'gpt'"):
+        client.models.retrieve("gpt")
+    assert httpx.head(str(client.base_url).replace("/v1/", "/health")).status_code == 200
+
+
 def test_a_streamed_answer_equals_the_whole_one(
     client: openai.OpenAI, engine: AnswerEngine, video: EncodedVideo
 ) -> None:

@@ -2,14 +2,15 @@
 so that it is seen what was read."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
-from longva_ray.serving.api import ApiError, ScoreRequest
+from longva_ray.serving.api import ScoreRequest
+from longva_ray.serving.app import routes
 from longva_ray.serving.gate import Gate
 
 MAX_BODY_BYTES = 2**20
@@ -22,12 +23,8 @@ BODY = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "ans
 
 
 def application(key: str | None) -> FastAPI:
-    app = FastAPI()
+    app = FastAPI(exception_handlers=routes.exception_handlers)
     app.add_middleware(Gate, key=lambda: key, max_bytes=lambda: MAX_BODY_BYTES)
-
-    @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status_code)
 
     @app.get("/health")
     async def health() -> str:
@@ -55,8 +52,9 @@ def ask(
     key: str | None = None,
     body: bytes | AsyncIterator[bytes] | None = BODY,
     scheme: str = "Bearer",
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> httpx.Response:
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **more}
     if key is not None:
         headers["Authorization"] = f"{scheme} {key}"
 
@@ -88,6 +86,36 @@ def test_who_may_enter() -> None:
     assert ask(application(KEY), path="/health", body=None).json() == "ok"
     assert ask(application(KEY), path="/v1/nothing", body=None).status_code == 401
     assert ask(application(KEY), key=KEY, scheme="Basic").status_code == 401
+
+
+@pytest.mark.parametrize("name", ["X-Request-Disconnect-Disabled", "x-request-timeout-seconds"])
+def test_headers_that_command_rays_proxy_are_refused(name: str) -> None:
+    given: list[int] = []
+    response = ask(application(KEY), key=KEY, body=pieces(2**20, given), more={name: "?1"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "unsupported_header"
+    assert name.lower() in response.json()["error"]["message"]
+    assert not given
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "message"),
+    [
+        ("/v1/nothing", BODY, 404, "not_found", "POST /v1/nothing: Not Found"),
+        ("/v1/score", None, 405, "method_not_allowed", "GET /v1/score: Method Not Allowed"),
+        ("/v1/score", b'{"model": ', 400, "malformed_request", "JSON"),
+        ("/v1/score", b"[1]", 400, "malformed_request", "dictionary"),
+    ],
+)
+def test_every_mistake_has_openais_shape(
+    path: str, body: bytes | None, status: int, code: str, message: str
+) -> None:
+    response = ask(application(None), path=path, body=body)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    assert message in error["message"]
+    assert (response.headers.get("allow") == "POST") == (status == 405)
 
 
 def test_a_body_in_pieces_ends_at_the_limit() -> None:

@@ -98,12 +98,27 @@ def image(url: str = "data:image/png;base64,AAAA", **fields: str) -> dict[str, A
 
 def test_too_many_images_are_refused_before_any_is_read() -> None:
     nobody: Any = None
-    understand = Understanding(nobody, nobody, "/", nobody, nobody, nobody, max_images=3)
+    understand = Understanding(
+        nobody, nobody, "/", nobody, nobody, nobody, max_images=3, max_bytes=1
+    )
     for as_video in (False, True):
         request = request_of(*[image()] * 4, images_as_video=as_video)
         with pytest.raises(ApiError, match="hold 4 images, this server reads 3") as refused:
             asyncio.run(understand(request))
         assert (refused.value.status_code, refused.value.code) == (400, "too_many_images")
+
+
+def test_frames_have_a_limit_together(source: ImageSource, tmp_path: Path) -> None:
+    """Each may be as large as an image, but all of them are held at the same time."""
+    nobody: Any = None
+    understand = Understanding(
+        nobody, source, str(tmp_path), nobody, nobody, nobody, max_images=9, max_bytes=20
+    )
+    url = (tmp_path / "root" / "a b.png").as_uri()
+    parts = [{"type": "image_url", "image_url": {"url": url}}] * 4
+    with pytest.raises(ApiError, match=r"3 of 4 frames have 21 bytes together.* reads 20") as told:
+        asyncio.run(understand(request_of(*parts, images_as_video=True)))
+    assert (told.value.status_code, told.value.code) == (400, "frames_too_large")
 
 
 def test_detail_is_that_of_the_encoding() -> None:
