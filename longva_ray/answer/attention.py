@@ -85,6 +85,7 @@ def _over(
         query_starts=(0, length),
         key_starts=(0, total),
         causal=causal,
+        varies=True,
     )
     return choose_kernel(query.device.type).forward(query, key, value, block, scale=scale)
 

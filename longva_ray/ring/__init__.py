@@ -4,8 +4,9 @@ Knows no model.
 layout          which token lives on which rank; documents, positions, labels
 plan            layout -> which query rows meet which key rows
 kernel          what one kernel call computes, and how results are merged
-cpu cuda        the kernels that ship with torch (`aten` holds torch's private operators)
+cpu cuda cudnn  the kernels that ship with torch (`aten` holds torch's private operators)
 flash_package   the kernel of the flash-attn package; `flash` is what it shares with `cuda`
+square          a causal rectangle as two calls that all kernels agree about
 choose          the kernel for a device
 attention       the whole thing over a process group, as one differentiable function
 point_to_point  its schedule that passes keys around; `all_gather` fetches them all first

@@ -29,7 +29,7 @@ def forward(
     v: torch.Tensor,
     *,
     blocks: Blocks,
-    group: dist.ProcessGroup | None,
+    group: dist.ProcessGroup,
     kernel: Kernel,
     scale: float,
 ) -> OutAndLse:
@@ -49,7 +49,7 @@ def backward(
     *,
     blocks: Blocks,
     layout: ZigzagLayout,
-    group: dist.ProcessGroup | None,
+    group: dist.ProcessGroup,
     kernel: Kernel,
     scale: float,
 ) -> Gradients:
@@ -69,12 +69,10 @@ def backward(
 
 
 def _gather(
-    k: torch.Tensor, v: torch.Tensor, group: dist.ProcessGroup | None
+    k: torch.Tensor, v: torch.Tensor, group: dist.ProcessGroup
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Local keys and values -> those of the padded sequence in its order, (B, M, T, H) each."""
-    size = 1 if group is None else dist.get_world_size(group)
-    if size == 1:
-        return k, v
+    size = dist.get_world_size(group)
     kv_2BMLH = torch.stack((k, v))
     shards = kv_2BMLH.new_empty((size * 2, *k.shape))  # one long axis: gloo refuses a stacked one
     # The single-tensor collectives got new names in torch 2.13; the old ones still work there, with
@@ -86,12 +84,10 @@ def _gather(
 
 
 def _reduce_scatter(
-    dkv_2BMTH: torch.Tensor, layout: ZigzagLayout, group: dist.ProcessGroup | None
+    dkv_2BMTH: torch.Tensor, layout: ZigzagLayout, group: dist.ProcessGroup
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum over ranks; each keeps those of its keys: (2, B, M, T, H) -> (B, M, L, H) twice."""
     size = layout.world_size
-    if size == 1:
-        return dkv_2BMTH[0], dkv_2BMTH[1]
     shards = torch.cat([layout.split(dkv_2BMTH, r, dim=-2, pad_value=0) for r in range(size)])
     mine = torch.empty_like(shards[:2])
     reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor

@@ -30,7 +30,7 @@ from longva_ray.ring.choose import KernelName, choose_kernel
 from longva_ray.ring.keep import kept
 from longva_ray.ring.kernel import Gradients, OutAndLse, Saved
 from longva_ray.ring.layout import ZigzagLayout
-from longva_ray.ring.plan import gather_blocks, ring_blocks
+from longva_ray.ring.plan import Block, gather_blocks, ring_blocks
 from longva_ray.ring.zigzag_package import package_attention
 
 Schedule: TypeAlias = Literal["ring", "all_gather", "ring_flash_attn"]
@@ -123,6 +123,9 @@ def _forward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ring: Ring, scale: float
 ) -> OutAndLse:
     kernel = choose_kernel(q.device.type, ring.kernel)
+    if ring.layout.world_size == 1:
+        return kernel.forward(q, k, v, _whole(ring.layout), scale=scale)
+    assert ring.group is not None
     if ring.schedule == "ring":
         steps = ring_blocks(ring.layout, ring.rank)
         return point_to_point.forward(
@@ -134,6 +137,9 @@ def _forward(
 
 def _backward(grad_out: torch.Tensor, saved: Saved, ring: Ring, scale: float) -> Gradients:
     kernel = choose_kernel(grad_out.device.type, ring.kernel)
+    if ring.layout.world_size == 1:
+        return kernel.backward(grad_out, saved, _whole(ring.layout), scale=scale)
+    assert ring.group is not None
     if ring.schedule == "ring":
         steps = ring_blocks(ring.layout, ring.rank)
         return point_to_point.backward(
@@ -148,6 +154,14 @@ def _backward(grad_out: torch.Tensor, saved: Saved, ring: Ring, scale: float) ->
         kernel=kernel,
         scale=scale,
     )
+
+
+def _whole(layout: ZigzagLayout) -> Block:
+    """The one block of a ring of one process. Nothing is merged or added up, so neither schedule is
+    needed, nor a sum in a finer dtype."""
+    (block,) = ring_blocks(layout, 0)
+    assert block is not None
+    return block
 
 
 def _dense_rows(x: torch.Tensor) -> torch.Tensor:

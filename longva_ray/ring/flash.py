@@ -10,8 +10,8 @@ Head dimensions must be multiples of 8 up to 256, and the dtype bfloat16 or floa
 not do: float32 on CUDA.
 
 On a CPU, tests check this packing against an emulation of what the operators document, and the
-shapes under fake CUDA tensors. Only the tests marked `gpu` compare the operators themselves with a
-reference. Shapes: B batch, N heads, S rows of the block, H head dimension.
+shapes on tensors without content. Only the tests marked `gpu` compare the operators themselves with
+a reference. Shapes: B batch, N heads, S rows of the block, H head dimension.
 """
 
 import abc
@@ -37,7 +37,10 @@ class Packed(NamedTuple):
 class FlashKernel(abc.ABC):
     """From (B, N, S, H) to the rows that a flash kernel takes, and back."""
 
-    name: str
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """Names what runs."""
 
     @abc.abstractmethod
     def call_forward(
@@ -67,7 +70,7 @@ class FlashKernel(abc.ABC):
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block: Block, *, scale: float
     ) -> OutAndLse:
-        _check(q)
+        check_input(q)
         batch, packed = q.shape[0], _packed(block, q.shape[0], q.device)
         q, k, v = (_to_rows(t, packed) for t in (q, k, v))
         out, lse = self.call_forward(q, k, v, packed, causal=block.causal, scale=scale)
@@ -129,7 +132,8 @@ def _from_rows(x: torch.Tensor, batch: int, packed: Packed | None) -> torch.Tens
     return x_BSNH.transpose(1, 2)
 
 
-def _check(q_BNSH: torch.Tensor) -> None:
+def check_input(q_BNSH: torch.Tensor) -> None:
+    """Raise ValueError for queries that no kernel on CUDA takes."""
     if q_BNSH.dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
             f"flash kernels on CUDA take bfloat16 or float16, got {q_BNSH.dtype}; load the model "

@@ -63,7 +63,10 @@ class _Region(contextlib.AbstractContextManager["_Region"]):
             # Detached aliases: the output itself will own the graph, and the graph owns this list.
             out, lse = (tensor.detach() for tensor in result)
             if self._hooks is not None:
-                out, lse = (self._hooks.pack_hook(tensor) for tensor in (out, lse))
+                # As (B, L, N, H): the output comes back dense, and the layers after attention take
+                # that without a copy.
+                packed = (out.transpose(1, 2), lse)
+                out, lse = (self._hooks.pack_hook(tensor) for tensor in packed)
             self._results.append((out, lse))
             return result
         assert self._next < len(self._results), (
@@ -72,7 +75,7 @@ class _Region(contextlib.AbstractContextManager["_Region"]):
         out, lse = self._results[self._next]
         self._next += 1
         if self._hooks is not None:
-            return self._hooks.unpack_hook(out), self._hooks.unpack_hook(lse)
+            return self._hooks.unpack_hook(out).transpose(1, 2), self._hooks.unpack_hook(lse)
         return out.detach(), lse.detach()
 
 

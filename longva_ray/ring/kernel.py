@@ -37,10 +37,16 @@ class Saved(NamedTuple):
         return Saved(q, self.k[:, :, keys], self.v[:, :, keys], out, lse)
 
 
+class CannotRun(Exception):
+    """A kernel that this machine or this version of torch cannot run, and why."""
+
+
 class Kernel(Protocol):
     """One q-block x kv-block of attention. All tensors hold exactly the rows of the block."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Names what runs, not what was asked for."""
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block: Block, *, scale: float

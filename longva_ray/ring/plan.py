@@ -45,16 +45,35 @@ class Block:
     query_starts: tuple[int, ...]
     key_starts: tuple[int, ...]
     causal: bool
+    varies: bool
+    """Whether the next sequence is likely to have segments of other lengths. Some kernels prepare
+    for each length, which only pays for one that comes again."""
 
     @property
     def num_pairs(self) -> int:
         """Query-key pairs that are computed: the unit in which work is counted."""
-        pairs = 0
+        return sum(self.pairs_of_segments())
+
+    def pairs_of_segments(self) -> Iterator[int]:
+        """The same for each segment."""
         for queries, keys in self.segments():
             num_queries, num_keys = queries.stop - queries.start, keys.stop - keys.start
             hidden = num_queries * (num_queries - 1) // 2 if self.causal else 0
-            pairs += num_queries * num_keys - hidden
-        return pairs
+            yield num_queries * num_keys - hidden
+
+    def part(self, first: int, stop: int) -> "Block":
+        """Segments first..stop-1 as a block within the rows of this one."""
+        queries, keys = (
+            starts[first : stop + 1] for starts in (self.query_starts, self.key_starts)
+        )
+        return Block(
+            queries=slice(queries[0], queries[-1]),
+            keys=slice(keys[0], keys[-1]),
+            query_starts=tuple(start - queries[0] for start in queries),
+            key_starts=tuple(start - keys[0] for start in keys),
+            causal=self.causal,
+            varies=self.varies,
+        )
 
     def segments(self) -> Iterator[tuple[slice, slice]]:
         """Query rows and key rows of each segment, relative to the first row of the block."""
@@ -84,6 +103,7 @@ def gather_blocks(layout: ZigzagLayout, rank: int) -> tuple[Block, ...]:
                 query_starts=tuple(cut - chunk.start for cut in cuts),
                 key_starts=(0, *(cut - first_key for cut in cuts[1:])),
                 causal=True,
+                varies=_varies(layout),
             )
         )
     return tuple(blocks)
@@ -100,7 +120,14 @@ def _block_at_home(layout: ZigzagLayout, rank: int) -> Block:
         late_rows.pop(0)  # one document reaches from chunk to chunk: no cut between their rows
     cuts = (*early_rows[:-1], *late_rows)
     rows = slice(0, 2 * size)
-    return Block(queries=rows, keys=rows, query_starts=cuts, key_starts=cuts, causal=True)
+    return Block(
+        queries=rows,
+        keys=rows,
+        query_starts=cuts,
+        key_starts=cuts,
+        causal=True,
+        varies=_varies(layout),
+    )
 
 
 def _block_across(layout: ZigzagLayout, rank: int, source: int) -> Block | None:
@@ -128,7 +155,13 @@ def _block_across(layout: ZigzagLayout, rank: int, source: int) -> Block | None:
         query_starts=(0, queries.stop - queries.start),
         key_starts=(0, keys.stop - keys.start),
         causal=False,
+        varies=_varies(layout),
     )
+
+
+def _varies(layout: ZigzagLayout) -> bool:
+    """One document fills the sequence, which has one length in training; several cut it anew."""
+    return len(layout.document_lengths) > 1
 
 
 def _cuts(starts: tuple[int, ...], chunk: range) -> list[int]:

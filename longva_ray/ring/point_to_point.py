@@ -37,7 +37,7 @@ def forward(
     v: torch.Tensor,
     *,
     blocks: Blocks,
-    group: dist.ProcessGroup | None,
+    group: dist.ProcessGroup,
     kernel: Kernel,
     scale: float,
 ) -> OutAndLse:
@@ -63,7 +63,7 @@ def backward(
     saved: Saved,
     *,
     blocks: Blocks,
-    group: dist.ProcessGroup | None,
+    group: dist.ProcessGroup,
     kernel: Kernel,
     scale: float,
 ) -> Gradients:
@@ -86,13 +86,10 @@ def backward(
 
 
 def _rotate(
-    k: torch.Tensor, v: torch.Tensor, group: dist.ProcessGroup | None
+    k: torch.Tensor, v: torch.Tensor, group: dist.ProcessGroup
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield local keys and values, then each predecessor's; the next ones travel meanwhile."""
-    size = 1 if group is None else dist.get_world_size(group)
-    if size == 1:
-        yield k, v
-        return
+    size = dist.get_world_size(group)
     kv = torch.stack((k, v))
     spare = torch.empty_like(kv)
     for step in range(size):
@@ -107,7 +104,7 @@ def _rotate(
 class _TravellingGradients:
     """dk and dv of the keys at hand: they arrive, get a share, and leave for the next rank."""
 
-    def __init__(self, k_BMLH: torch.Tensor, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, k_BMLH: torch.Tensor, group: dist.ProcessGroup) -> None:
         dtype = accumulate_dtype(k_BMLH.dtype)
         self._here = k_BMLH.new_zeros((2, *k_BMLH.shape), dtype=dtype)
         self._group = group
@@ -124,12 +121,11 @@ class _TravellingGradients:
         return self._here
 
     def leave(self) -> None:
-        if self._group is not None and dist.get_world_size(self._group) > 1:
-            self._transfers = _exchange(self._here, self._spare, self._group, tag=_GRADIENTS)
+        self._transfers = _exchange(self._here, self._spare, self._group, tag=_GRADIENTS)
 
 
 def _exchange(
-    outgoing: torch.Tensor, incoming: torch.Tensor, group: dist.ProcessGroup | None, *, tag: int
+    outgoing: torch.Tensor, incoming: torch.Tensor, group: dist.ProcessGroup, *, tag: int
 ) -> list[dist.Work]:
     """Start sending to the next rank of the ring and receiving from the previous one."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)

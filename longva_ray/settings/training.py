@@ -49,6 +49,9 @@ class TrainConfig:
     """How keys and values reach the workers of a ring. `ring` passes them on while attention is
     computed; `all_gather` fetches those of the whole sequence first, which takes more memory and
     rounds each result once."""
+    ring_kernel: Literal["cudnn", "flash-attn", "aten", "fa4"] | None = None
+    """Attention kernel on a worker's device; None takes the best one that runs there (docs/gpu.md).
+    `aten` is torch's own; `fa4` puts version 4 in its place and wants the package flash-attn-4."""
     gpus_per_worker: float = 1.0
     """0 trains on CPUs."""
     cpus_per_worker: float = 1.0

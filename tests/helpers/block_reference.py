@@ -21,6 +21,7 @@ def block_of(query_lengths: list[int], key_lengths: list[int], *, causal: bool) 
         query_starts=tuple(query_starts),
         key_starts=tuple(key_starts),
         causal=causal,
+        varies=False,
     )
 
 
@@ -42,10 +43,12 @@ def block_inputs(block: Block, *, batch: int = 2, ratio: int = 2) -> tuple[torch
     return q, k, v, grad_out
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> OutAndLse:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float = SCALE
+) -> OutAndLse:
     """One segment by definition, the mask aligned to the last query and last key."""
     k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-    scores = q @ k.transpose(-1, -2) * SCALE
+    scores = q @ k.transpose(-1, -2) * scale
     if causal:
         visible = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
         scores = scores.masked_fill(~visible, -torch.inf)

@@ -208,7 +208,10 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
                 "input_ids_BL": ids_BL.to(self.device),
                 "labels_BL": labels_BL.to(self.device),
                 "ring": Ring(
-                    layout=layout, group=mesh.ring_group, schedule=self.config.ring_schedule
+                    layout=layout,
+                    group=mesh.ring_group,
+                    schedule=self.config.ring_schedule,
+                    kernel=self.config.ring_kernel,
                 ),
                 **inputs,
             },

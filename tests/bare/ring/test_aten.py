@@ -18,12 +18,21 @@ PARAMETERS = {
         "grad_out query key value out logsumexp cum_seq_q cum_seq_k max_q max_k dropout_p "
         "is_causal rng_state unused scale window_size_left window_size_right"
     ),
+    "_scaled_dot_product_cudnn_attention": (
+        "query key value attn_bias compute_log_sumexp dropout_p is_causal return_debug_mask scale"
+    ),
+    "_scaled_dot_product_cudnn_attention_backward": (
+        "grad_out query key value out logsumexp philox_seed philox_offset attn_bias cum_seq_q "
+        "cum_seq_k max_q max_k dropout_p is_causal scale"
+    ),
 }
 RESULTS = {
     "_scaled_dot_product_flash_attention_for_cpu": 2,
     "_scaled_dot_product_flash_attention_for_cpu_backward": 3,
     "_flash_attention_forward": 5,
     "_flash_attention_backward": 3,
+    "_scaled_dot_product_cudnn_attention": 9,
+    "_scaled_dot_product_cudnn_attention_backward": 3,
 }
 
 

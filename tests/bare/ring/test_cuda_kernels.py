@@ -1,106 +1,64 @@
-"""CUDA kernels: the packing around them on a CPU, and the operators themselves on a GPU."""
+"""CUDA kernels: what is around the operators on a CPU, and the operators themselves on a GPU."""
 
-from collections.abc import Iterator
+import contextlib
+import functools
+from collections.abc import Callable
 
 import pytest
 import torch
 from block_reference import (
     BLOCKS,
     SCALE,
-    attend,
     block_inputs,
+    block_of,
     check_block,
     segments_by_definition,
 )
+from cuda_operators import cuda_operators_on_cpu
 from ring_reference import relative_error
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from longva_ray.ring.cuda import AtenCuda
-from longva_ray.ring.flash import FlashKernel, Packed
+from longva_ray.ring.cudnn import Cudnn
 from longva_ray.ring.flash_package import FlashPackage
-from longva_ray.ring.kernel import Gradients, OutAndLse, Saved
+from longva_ray.ring.kernel import CannotRun, Kernel, Saved
 
-
-class EmulatedCuda(FlashKernel):
-    """Computes what the CUDA operators document, to test the packing around them."""
-
-    name = "emulated"
-
-    def call_forward(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        packed: Packed | None,
-        *,
-        causal: bool,
-        scale: float,
-    ) -> OutAndLse:
-        assert scale == SCALE
-        if packed is None:
-            out, lse = attend(*(t.transpose(1, 2) for t in (q, k, v)), causal)
-            return out.transpose(1, 2), lse
-        assert q.dim() == 3
-        outs, lses = [], []
-        for rows, keys in _segments(packed):
-            assert len(range(*rows.indices(len(q)))) <= packed.max_queries
-            assert len(range(*keys.indices(len(k)))) <= packed.max_keys
-            segment = (t.transpose(0, 1)[None] for t in (q[rows], k[keys], v[keys]))
-            out, lse = attend(*segment, causal)
-            outs.append(out[0].transpose(0, 1))
-            lses.append(lse[0])
-        return torch.cat(outs), torch.cat(lses, dim=1)
-
-    def call_backward(
-        self,
-        grad_out: torch.Tensor,
-        saved: Saved,
-        packed: Packed | None,
-        *,
-        causal: bool,
-        scale: float,
-    ) -> Gradients:
-        assert saved.lse.is_contiguous()
-        with torch.enable_grad():
-            q, k, v = (t.detach().clone().requires_grad_() for t in saved[:3])
-            again, lse_again = self.call_forward(q, k, v, packed, causal=causal, scale=scale)
-            torch.testing.assert_close(saved.out, again)
-            torch.testing.assert_close(saved.lse, lse_again)
-            dq, dk, dv = torch.autograd.grad(again, (q, k, v), grad_out)
-        return dq, dk, dv
-
-
-def _segments(packed: Packed) -> Iterator[tuple[slice, slice]]:
-    assert packed.query_starts.dtype == packed.key_starts.dtype == torch.int32
-    queries, keys = packed.query_starts.tolist(), packed.key_starts.tolist()
-    for i in range(len(queries) - 1):
-        yield slice(queries[i], queries[i + 1]), slice(keys[i], keys[i + 1])
+KERNELS: dict[str, Callable[[], Kernel]] = {
+    "flash": AtenCuda,
+    "cuDNN": functools.partial(Cudnn, min_pairs=1, min_pairs_once=1),
+}
 
 
 @pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch) -> FlashKernel:
-    monkeypatch.setattr("longva_ray.ring.flash._check", lambda q: None)  # float64 on purpose
-    return EmulatedCuda()
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("flash", "cudnn"):
+        monkeypatch.setattr(f"longva_ray.ring.{module}.check_input", lambda q: None)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 7])
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.usefixtures("in_float64")
+def test_kernels_on_emulated_operators_equal_the_definition(
+    kernel: str, name: str, ratio: int
+) -> None:
+    """Offsets, layouts, squares and rectangles, on what the operators document."""
+    with cuda_operators_on_cpu():
+        check_block(KERNELS[kernel](), BLOCKS[name], ratio)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_packing_equals_the_definition(name: str, emulated: FlashKernel) -> None:
-    check_block(emulated, BLOCKS[name], 2)
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_torch_cuda_operators_accept_these_arguments(name: str) -> None:
-    """Under fake CUDA tensors: schemas and shapes, no numbers."""
-    block = BLOCKS[name]
-    with FakeTensorMode():
-        rows, keys = block.query_starts[-1], block.key_starts[-1]
-        shapes = [(2, n, s, 64) for n, s in ((14, rows), (2, keys), (2, keys), (14, rows))]
-        q, k, v, grad_out = (torch.empty(s, dtype=torch.bfloat16, device="cuda") for s in shapes)
-        out, lse = AtenCuda().forward(q, k, v, block, scale=SCALE)
-        assert out.shape == q.shape
-        assert (lse.shape, lse.dtype) == (q.shape[:3], torch.float32)
-        grads = AtenCuda().backward(grad_out, Saved(q, k, v, out, lse), block, scale=SCALE)
-        assert [g.shape for g in grads] == [q.shape, k.shape, v.shape]
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_torch_cuda_operators_accept_these_arguments(kernel: str, name: str) -> None:
+    """On tensors without content, by torch's own account of the operators: shapes, no numbers."""
+    block, operators = BLOCKS[name], KERNELS[kernel]()
+    rows, keys = block.query_starts[-1], block.key_starts[-1]
+    shapes = [(2, n, s, 64) for n, s in ((14, rows), (2, keys), (2, keys), (14, rows))]
+    q, k, v, grad_out = (torch.empty(s, dtype=torch.bfloat16, device="meta") for s in shapes)
+    out, lse = operators.forward(q, k, v, block, scale=SCALE)
+    assert out.shape == q.shape
+    assert (lse.shape, lse.dtype) == (q.shape[:3], torch.float32)
+    grads = operators.backward(grad_out, Saved(q, k, v, out, lse), block, scale=SCALE)
+    assert [g.shape for g in grads] == [q.shape, k.shape, v.shape]
 
 
 def test_inputs_that_flash_kernels_do_not_take_are_errors() -> None:
@@ -112,11 +70,15 @@ def test_inputs_that_flash_kernels_do_not_take_are_errors() -> None:
         AtenCuda().forward(*odd, block, scale=SCALE)
 
 
-def cuda_kernels() -> list[FlashKernel]:
-    try:
-        return [AtenCuda(), FlashPackage.load()]
-    except ImportError:
-        return [AtenCuda()]
+def cuda_kernels() -> list[Kernel]:
+    """All that run here, with cuDNN for every segment."""
+    kernels: list[Kernel] = [AtenCuda()]
+    with contextlib.suppress(CannotRun):
+        Cudnn.load()
+        kernels.append(Cudnn(min_pairs=1, min_pairs_once=1))
+    with contextlib.suppress(ImportError):
+        kernels.append(FlashPackage.load())
+    return kernels
 
 
 @pytest.mark.gpu
@@ -138,3 +100,23 @@ def test_cuda_kernels_equal_the_definition(name: str, ratio: int) -> None:
         got = kernel.backward(on_gpu[3], Saved(*on_gpu[:3], out, lse), block, scale=SCALE)
         for g, w in zip(got, wanted, strict=True):
             assert relative_error(g.cpu(), w) <= 2e-2, kernel.name
+
+
+NAMES_ON_GPU = {"cuDNN": "cudnn", "aten (CUDA flash)": "pytorch_flash::flash_fwd"}
+"""What the CUDA kernels of the operators have in their names."""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_name_is_that_of_the_kernel_on_the_gpu() -> None:
+    """What a kernel calls itself, against what the profiler saw running."""
+    block = block_of([512], [512], causal=True)
+    q, k, v = (torch.randn(1, n, 512, 64, device="cuda").bfloat16() for n in (4, 2, 2))
+    for kernel in cuda_kernels():
+        wanted = [on_gpu for name, on_gpu in NAMES_ON_GPU.items() if kernel.name.startswith(name)]
+        kernel.forward(q, k, v, block, scale=SCALE)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            kernel.forward(q, k, v, block, scale=SCALE)
+            torch.cuda.synchronize()
+        ran = [event.key for event in profile.key_averages()]
+        assert all(any(part in name for name in ran) for part in wanted), (kernel.name, ran)

@@ -113,7 +113,7 @@ def test_what_the_ring_computed_goes_through_the_hooks() -> None:
     wanted = gradient(keep_ring_forward)
     for hooks in (saved_tensors_hooks(pack, unpack), save_on_cpu(pin_memory=True)):
         assert torch.equal(gradient(functools.partial(keep_ring_forward, hooks)), wanted)
-    assert [tuple(tensor.shape) for tensor in packed] == [(1, 2, 24, 8), (1, 2, 24)]
+    assert [tuple(tensor.shape) for tensor in packed] == [(1, 24, 2, 8), (1, 2, 24)]
     assert unpacked == [0, 1]
 
 
