@@ -1,7 +1,8 @@
 """Predicted and measured peak memory of a training step: `longva plan`'s formulas, checked.
 
     python jobs/bench/memory.py                  small model on a CPU, every live tensor counted
-    python jobs/bench/memory.py --device cuda    two layers of Qwen2-7B, as the allocator saw it
+    python jobs/bench/memory.py --device meta    two layers of Qwen2-7B, in shapes that a GPU makes
+    python jobs/bench/memory.py --device cuda    the same on a GPU, as the allocator saw it
 
 Activations only, in one process: weights, gradients and optimizer states are there before the step
 and follow from their number. Besides this package it needs torch, transformers and rich; only the
@@ -56,7 +57,7 @@ OFFLOADED = {"offload to the host": {"offload_activations": True, "tile_mlps": T
 class Options:
     """Compare predicted with measured memory."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "meta", "cuda"] = "cpu"
 
 
 def make_setup(
@@ -75,19 +76,20 @@ def make_setup(
         train=TrainConfig(**train),
         tile_tokens=tile_tokens,
         tile_from=1,
+        fused=dtype != "float32",
         **rest,
     )
 
 
 def measure(options: Options) -> Table:
-    on_gpu = options.device == "cuda"
+    on_gpu = options.device != "cpu"
     config = Qwen2Config(**(QWEN2_7B_IN_PART if on_gpu else SMALL))
     dtype, lengths = ("bfloat16", (8_192, 16_384)) if on_gpu else ("float32", (512, 1_024))
     title = f"activations of a step, {dtype} on {options.device}, MiB measured / planned"
     table = Table(title=title)
     for column in ("switches on", *(f"{n:,} tokens" for n in lengths), "slope, planned/measured"):
         table.add_column(column)
-    for name, switches in (SWITCHES | (OFFLOADED if on_gpu else {})).items():
+    for name, switches in (SWITCHES | (OFFLOADED if options.device == "cuda" else {})).items():
         setup = make_setup(config, dtype, lengths[0] // 4, switches)
         measured = [measured_activations(setup, config, n, device=options.device) for n in lengths]
         planned = [peak(activation_terms(setup, n))[0] for n in lengths]

@@ -37,6 +37,7 @@ from longva_ray.answer.ring_score import (
 )
 from longva_ray.answer.score import AnswerScore, score_answer, token_nll
 from longva_ray.answer.sessions import Sessions
+from longva_ray.lm.fused import fuse
 from longva_ray.lm.language_model import LoadedLanguageModel, load_language_model
 from longva_ray.lm.prompt import Message, build_prompt, check_prompt_length, check_unicode
 from longva_ray.lm.splice import embed_prompt, placeholder_mask
@@ -304,4 +305,6 @@ def _load(
     )
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     loaded.model.to(device)
+    if device == "cuda":
+        fuse(loaded.model)
     return loaded

@@ -67,6 +67,8 @@ class Setup:
     ring_size: int
     keep_ring: bool = True
     tiled_loss: bool = True
+    fused: bool = True
+    """Norms and rotary embedding without copies (`lm.fused`), as on every GPU."""
     tile_tokens: int = TILE_TOKENS
     tile_from: int = MIN_TOKENS
     """Tokens of an MLP tile, and tokens from which on tiles are cut (`lm.tiled_mlp`)."""

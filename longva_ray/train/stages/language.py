@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from longva_ray.lm.fused import fuse
 from longva_ray.lm.loss import OutputLoss
 from longva_ray.lm.rope import assert_rope
 from longva_ray.lm.tiled_mlp import tile_mlps
@@ -143,6 +144,8 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
             checkpoint_activations(self.language_model(), offload=offload)
         if self.config.tile_mlps:
             tile_mlps(self.language_model())
+        if device.type == "cuda":
+            fuse(self.language_model())
         self.check()
         return self.loss_module(model, mesh.world_group)
 

@@ -8,9 +8,10 @@ import torch
 from memory_measure import LiveBytes, measured_activations
 from transformers import LlamaConfig, Qwen2Config
 
-from longva_ray.planner.activations import activation_terms
+from longva_ray.planner.activations import KERNEL_SUMS, activation_terms
 from longva_ray.planner.memory import GIB, Budget, longest, peak, terms
 from longva_ray.planner.setup import ModelShape, Setup
+from longva_ray.planner.term import Term
 from longva_ray.settings.training import TrainConfig
 
 SHAPE: dict[str, Any] = {
@@ -34,6 +35,10 @@ def train_config(**changes: Any) -> TrainConfig:
     plain = {"zero_stage": 0, "offload": False, "dtype": "float32", "offload_activations": False}
     plain["gpus_per_worker"] = 0
     return TrainConfig(**(plain | changes))
+
+
+def countable(setup: Setup, tokens: int) -> list[Term]:
+    return [term for term in activation_terms(setup, tokens) if term.name != KERNEL_SUMS]
 
 
 def make_setup(config: Any, **changes: Any) -> Setup:
@@ -70,12 +75,51 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_planned_bytes_a_token_are_measured_bytes_a_token(case: str) -> None:
+    """On a CPU, with the norms of transformers."""
     shape, switches = CASES[case]
-    config = Qwen2Config(**(SHAPE | shape))
+    check(Qwen2Config(**(SHAPE | shape)), switches | {"fused": False}, LENGTHS, "cpu")
+
+
+GPU_SHAPE = SHAPE | {"hidden_size": 256, "intermediate_size": 1280}
+
+GPU_LENGTHS = (16_384, 65_536)
+
+ON_A_GPU = {
+    "as it is": ({}, {}),
+    "small MLP": ({"intermediate_size": 64}, {}),
+    "many heads": ({"head_dim": 128, "intermediate_size": 64}, {}),
+    "many key heads": ({"head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 64}, {}),
+    "ring not kept": ({}, {"keep_ring": False}),
+    "not checkpointed": ({}, {"checkpoint_activations": False}),
+    "tiled MLP": ({}, {"tile_mlps": True}),
+    "large vocabulary": ({"vocab_size": 65_536, "intermediate_size": 64}, {}),
+    "not fused": ({}, {"fused": False, "tile_mlps": True}),
+}
+
+
+@pytest.mark.parametrize("case", ON_A_GPU)
+def test_planned_bytes_a_token_are_those_of_a_gpu(case: str) -> None:
+    """Tensors without content, in the shapes that the operators of a GPU give them."""
+    shape, switches = ON_A_GPU[case]
+    low = {"dtype": "bfloat16", "zero_stage": 1, "tile_from": 1}
+    check(Qwen2Config(**(GPU_SHAPE | shape)), low | switches, GPU_LENGTHS, "meta")
+
+
+def test_a_million_tokens_of_the_papers_model_on_one_gpu() -> None:
+    """Two layers of it; the others keep as much as these do."""
+    from longva_ray.lm.longva_config import LongVAConfig
+
+    config = LongVAConfig().text
+    config.num_hidden_layers = 2
+    switches = {"dtype": "bfloat16", "zero_stage": 1, "tile_mlps": True}
+    check(config, switches, (524_288, 1_048_576), "meta")
+
+
+def check(config: Any, switches: dict[str, Any], lengths: tuple[int, int], device: str) -> None:
     setup = make_setup(config, **switches)
-    measured = [measured_activations(setup, config, length) for length in LENGTHS]
-    planned = [peak(activation_terms(setup, length))[0] for length in LENGTHS]
-    span = LENGTHS[1] - LENGTHS[0]
+    measured = [measured_activations(setup, config, length, device=device) for length in lengths]
+    planned = [peak(countable(setup, length))[0] for length in lengths]
+    span = lengths[1] - lengths[0]
     slopes = ((measured[1] - measured[0]) / span, (planned[1] - planned[0]) / span)
     report = (
         f"measured {slopes[0]:.0f}, planned {slopes[1]:.0f} bytes a token; {measured} {planned}"
