@@ -33,6 +33,7 @@ FLOORS = (
     {"workflows"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 )
 """Folders and single files of the package, from the ground up. Each imports only from below."""
 
