@@ -6,9 +6,10 @@ The one chat template of the project is Qwen's ChatML, as in the released code (
 image or video stands in the text as `<image>` or `<video>` and a newline, so that `[video part,
 text part]` gives the reference's `"<image>\\n" + question` (the released code writes `<image>` for
 a video too; what stands there is never embedded, so the two are one prompt). The only item of a
-message comes first, wherever its part stands: that is what the model was trained on, and OpenAI's
-own examples put the text first. Several items stay where they stand. The rule is part of the
-template, so training, serving, scoring, evaluation and the processor share it.
+message comes first, wherever its part stands, and blanks around it say nothing: that is what the
+model was trained on, and OpenAI's own examples put the text first. Several items stay where they
+stand. The rule is part of the template, so training, serving, scoring, evaluation and the processor
+share it.
 
 Text from a user is only ever text: `<image>` or `<|im_start|>` typed in a question is encoded as
 ordinary characters. Does not encode pixels and never truncates.
@@ -71,7 +72,7 @@ CHAT_TEMPLATE = """\
                 {%- set here.before = here.before + part['text'] -%}
             {%- endif -%}
         {%- endfor -%}
-        {%- if here.num_items == 1 and here.before -%}
+        {%- if here.num_items == 1 -%}
             {{- here.item + here.before.rstrip() -}}
             {%- if here.before.strip() and here.after.strip() -%}{{- '\\n' -}}{%- endif -%}
             {{- here.after.lstrip() -}}

@@ -73,6 +73,7 @@ def test_several_turns_and_items_in_order() -> None:
         (["What ", "is it?"], [], "What is it?"),
         ([], ["What ", "is it?"], "What is it?"),
         (["What is it?\n"], [], "What is it?"),
+        ([], ["\n\n ", "What is it?"], "What is it?"),
         (["This is\n"], ["\na film. What is it?"], "This is\na film. What is it?"),
         ([" "], ["What is it?"], "What is it?"),
         (["What is it?"], [" "], "What is it?"),
