@@ -10,6 +10,9 @@ from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.settings.needles import NeedleConfig
 
+BEFORE_NUMBER, AFTER_NUMBER = r"(?<!\d)(?<!\d[.,])", r"(?!\d)(?![.,]\d)"
+"""Patterns: what stands there is no part of a longer number, such as 1,234 or 0.5."""
+
 
 def judge(
     engine: AnswerEngine,

@@ -24,7 +24,7 @@ from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.evaluate.subjects import Subject, load_subject
 from longva_ray.evaluate.text.haystack import Haystack
 from longva_ray.evaluate.text.perplexity import Window, nll_by_position
-from longva_ray.evaluate.verdicts import judge
+from longva_ray.evaluate.verdicts import AFTER_NUMBER, BEFORE_NUMBER, judge
 from longva_ray.settings.needles import NiahConfig
 
 
@@ -74,8 +74,9 @@ def plan_windows(config: NiahConfig) -> list[Window]:
 
 
 def gives_number(text: str, number: str) -> bool:
-    """Whether a free answer gives a number: these digits, and no digit before or after them."""
-    return re.search(rf"(?<!\d){number}(?!\d)", text) is not None
+    """Whether a free answer gives a number: these digits, and no longer number that they are part
+    of."""
+    return re.search(f"{BEFORE_NUMBER}{number}{AFTER_NUMBER}", text) is not None
 
 
 class NiahPrompts:

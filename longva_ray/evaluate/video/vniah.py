@@ -22,7 +22,7 @@ import torch.distributed as dist
 from longva_ray.answer.engine import Question
 from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.evaluate.subjects import Subject, load_subject
-from longva_ray.evaluate.verdicts import judge
+from longva_ray.evaluate.verdicts import AFTER_NUMBER, BEFORE_NUMBER, judge
 from longva_ray.settings.needles import VniahConfig
 from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
@@ -108,9 +108,13 @@ def plan_groups(config: VniahConfig, num_needles: int) -> list[list[VniahTrial]]
 
 
 def says(text: str, answer: str) -> bool:
-    """Whether a free answer gives the right one: as whole words, in any case, anywhere; a single
-    character only at the beginning, since letters of a choice are also words of a sentence."""
-    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
+    """Whether a free answer gives the right one: as whole words and numbers, in any case, anywhere;
+    a single character only at the beginning, since letters of a choice are also words of a
+    sentence."""
+    before = BEFORE_NUMBER if answer[:1].isdigit() else ""
+    after = AFTER_NUMBER if answer[-1:].isdigit() else ""
+    whole = rf"(?<!\w){before}{re.escape(answer)}{after}(?!\w)"
+    found = re.search(whole, text, re.IGNORECASE)
     if found is None or len(answer) > 1:
         return found is not None
     return not re.search(r"\w", text[: found.start()])

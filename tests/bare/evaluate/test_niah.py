@@ -126,6 +126,12 @@ def test_a_perfect_memory_scores_1_and_a_blind_model_0(
         ("32643599..", False),
         ("13264359", False),
         ("3264 359", False),
+        ("3264359.5", False),
+        ("0.3264359", False),
+        ("1,3264359", False),
+        ("3264359,000", False),
+        ("(3264359), or 5.", True),
+        ("5, 3264359, 7", True),
         ("", False),
     ],
 )
