@@ -5,8 +5,8 @@
 `frames` is read/available for each video, `images` the tokens of each image, `tokens`
 prompt+answer. The outcome is the HTTP status and why the answer ended, which error it is, or that
 the client left. The id is part of the id of the answer. Ray Serve's own logger takes the lines, so
-they lie where its logs do and follow its level. What it does not log: health checks and the API's
-description.
+they lie where its logs do and follow its level. A path is escaped, so that it stays on its line.
+What it does not log: health checks and the API's description.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,7 +81,7 @@ def _line(asked: Asked, path: str, status: str, seconds: float) -> str:
     frames = ",".join(f"{each.frames_read}/{each.frames_available}" for each in prompt.videos)
     images = ",".join(str(each.tokens) for each in prompt.images)
     return (
-        f"id={asked.id} path={path} frames={frames or '-'} images={images or '-'} "
+        f"id={asked.id} path={quote(path)} frames={frames or '-'} images={images or '-'} "
         f"tokens={prompt.prompt_tokens}+{asked.answer_tokens} cached={prompt.cached_tokens} "
         f"seconds={seconds:.2f} "
         f"outcome={status} {asked.outcome}".rstrip()

@@ -116,3 +116,15 @@ def test_a_client_that_leaves_is_logged(app: FastAPI, caplog: pytest.LogCaptureF
     with pytest.raises(TimeoutError):
         ask(app, patience_s=0.2, model="slow")
     assert logged(caplog).endswith("outcome=no answer client left")
+
+
+def test_a_path_stays_on_its_line(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def send() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            await client.get("/v1/%0Aid=0 path=/v1/score outcome=200")
+
+    asyncio.run(send())
+    assert " path=/v1/%0Aid%3D0%20path%3D/v1/score%20outcome%3D200 " in logged(caplog)
