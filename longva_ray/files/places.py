@@ -25,6 +25,15 @@ class NoFileError(OSError, ValueError):
     """What was named is no file that ends: a folder, a device or a pipe."""
 
 
+def expanded(path: str | Path) -> Path:
+    """A path whose leading `~` or `~user` is that home; a name that only begins with a tilde stays
+    as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
+
+
 def is_uri(place: str) -> bool:
     """Whether a place is a URI such as `s3://bucket/key`, and not a path."""
     return "://" in place
@@ -51,7 +60,7 @@ def open_place(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """File system and path of a place. pyarrow's file systems come first; fsspec's serve every
     other URI."""
     if not is_uri(place):
-        return pyarrow.fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
+        return pyarrow.fs.LocalFileSystem(), str(expanded(place).absolute())
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(place)
     except pa.ArrowInvalid:
@@ -121,7 +130,7 @@ def absolute(place: str) -> str:
     """
     if is_uri(place):
         return place
-    path = Path(place).expanduser()
+    path = expanded(place)
     if not path.is_absolute() and _has_working_dir():
         raise ValueError(
             f"{place!r} is relative, but this is a submitted job, whose folder is a temporary "
@@ -149,7 +158,7 @@ def model_place(model: str) -> str:
 
     Raises ValueError for what is neither, and for a folder that holds neither.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.exists():
         if not _HUB_NAME.fullmatch(model) or path.suffix == ".gguf":
             raise ValueError(f"no model {model!r} here; give a folder that exists, or a hub's name")

@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from longva_ray.files.places import expanded
 from longva_ray.lm.weights import checkpoint_folder, looks_like, save_folder
 
 ORIGIN = "converted_from.json"
@@ -40,7 +41,7 @@ def gguf_source(file: str | Path) -> tuple[str, dict[str, Any]]:
     Raises ValueError for a file that is not there or no GGUF file, or without the packages that
     read it.
     """
-    file = Path(file).expanduser()
+    file = expanded(file)
     if not file.is_file():
         raise ValueError(f"no GGUF file {file}; give its path, ending in .gguf")
     with file.open("rb") as content:
@@ -68,7 +69,7 @@ def prepare_base(model: str, folder: Path) -> str:
     if not is_gguf(model):
         return model
     place, source = gguf_source(model)
-    origin = describe_origin(Path(model).expanduser())
+    origin = describe_origin(expanded(model))
     if not folder.exists():
         logger.info("converting %s to %s", model, folder)
         _convert(place, source, folder, origin)

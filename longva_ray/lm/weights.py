@@ -26,6 +26,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from longva_ray.files.places import expanded
+
 Rename = Callable[[str], str]
 
 
@@ -41,7 +43,7 @@ def checkpoint_folder(path: str | Path) -> Path:
     Raises:
         ValueError: no such folder, and no such repository can be had.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if folder.is_dir():
         return folder
     try:

@@ -12,12 +12,11 @@ file's own folder. Every other field is kept, for tables.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import Any, Literal
 
 from longva_ray.data.images.chat import Item
-from longva_ray.files.places import absolute, child, is_uri, parent, read_file
+from longva_ray.files.places import absolute, child, expanded, is_uri, parent, read_file
 from longva_ray.files.tables import each_once
 from longva_ray.shards.schema import is_video_id
 
@@ -105,7 +104,7 @@ def _item(row: Mapping[str, Any], folder: str) -> Item:
     place = _text(row, kind)
     if kind == "video" and is_video_id(place):
         return Item(kind=kind, place=place)
-    stands_alone = is_uri(place) or Path(place).expanduser().is_absolute()
+    stands_alone = is_uri(place) or expanded(place).is_absolute()
     return Item(kind=kind, place=absolute(place if stands_alone else child(folder, place)))
 
 

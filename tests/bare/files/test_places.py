@@ -15,7 +15,7 @@ from longva_ray.data.text.files import find_files
 from longva_ray.evaluate.questions.records import read_questions
 from longva_ray.evaluate.text.haystack import read_essays
 from longva_ray.evaluate.video.needles import read_needles
-from longva_ray.files.places import NoFileError, child, local_file, read_file
+from longva_ray.files.places import NoFileError, absolute, child, local_file, read_file
 from longva_ray.files.videos import list_folder
 
 
@@ -104,6 +104,17 @@ def test_devices_pipes_and_folders_are_refused_where_a_file_is_wanted(pipe: Path
             read(str(pipe.parent))
     with pytest.raises(NoFileError, match=r"pipe\.txt is a device or a pipe"):
         read_essays(str(pipe.parent))
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("~no such user.mp4", "~$draft.docx"):
+        Path(name).write_text("a")
+        assert absolute(name) == str(tmp_path / name)
+        assert read_file(name) == b"a"
+    assert absolute("~/a.mp4") == str(Path.home() / "a.mp4")
 
 
 def test_a_needle_whose_image_is_a_device_is_named(tmp_path: Path) -> None:
