@@ -24,7 +24,8 @@ class Options:
     """Questions about videos and images in bulk."""
 
     models: tuple[str, ...] = ()
-    """LongVA checkpoints as name=path, in the order of the table's columns."""
+    """LongVA checkpoints as name=path, or running servers as name=http://..., in the order of the
+    table's columns."""
     file: str
     """JSON Lines: id, video or image, question, options (or none), answer. A video is a path, also
     relative to the file, a URI, or the id of an encoded one; an image is a path or a URI."""
@@ -42,7 +43,7 @@ class Options:
 
 def main(options: Options) -> int:
     out = local_path(options.out)
-    subjects = named_subjects(options.models, (), options.questions.dtype)
+    subjects = named_subjects(options.models, (), options.questions.dtype, servers=True)
     from longva_ray.evaluate.questions.records import read_questions
 
     records = read_questions(options.file)

@@ -55,8 +55,12 @@ NEVER_RAY = (
     *(f"train/{name}.py" for name in ("speed", "stage", "zero")),
     "train/stages/",
     *(f"evaluate/{name}.py" for name in ("heatmap", "ledger", "rates", "report", "subjects")),
-    "evaluate/verdicts.py",
-    *(f"evaluate/questions/{name}.py" for name in ("ask", "figure", "records", "report", "worker")),
+    *(f"evaluate/{name}" for name in ("benchmarks/", "lmms_tasks/", "server.py", "verdicts.py")),
+    *(
+        f"evaluate/questions/{name}.py"
+        for name in ("answers", "ask", "figure", "records", "report")
+    ),
+    *(f"evaluate/questions/{name}.py" for name in ("served", "server", "worker")),
     *(f"evaluate/text/{name}.py" for name in ("haystack", "niah", "perplexity", "report")),
     *(f"evaluate/video/{name}.py" for name in ("haystack", "needles", "report", "vniah")),
 )

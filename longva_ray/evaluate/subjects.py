@@ -23,18 +23,26 @@ class Subject:
     name: str
     """What figures and tables call it."""
     path: str
-    """Folder, name on the hub, or GGUF file."""
+    """Folder, name on the hub, or GGUF file; of questions in bulk, also the URL of a server."""
     dtype: Dtype
     rope_base: float | None = None
     """RoPE base instead of the checkpoint's: the training-free baseline (paper, section 5.1)."""
     training_length: int | None = None
     """Tokens that its language model was trained on: the dotted line. None asks the checkpoint."""
 
+    @property
+    def is_served(self) -> bool:
+        """Whether it is asked over HTTP."""
+        return _is_server(self.path)
+
 
 def named_subjects(
-    models: Sequence[str], training_lengths: Sequence[int], dtype: Dtype
+    models: Sequence[str], training_lengths: Sequence[int], dtype: Dtype, *, servers: bool = False
 ) -> list[Subject]:
     """Subjects from a command line: `name=path` each, and their training lengths or none at all.
+
+    Args:
+        servers: a path may also be the URL of a server.
 
     Raises ValueError for words that are not name=path, a name given twice, or a number of lengths
     that is neither zero nor that of the subjects.
@@ -53,12 +61,16 @@ def named_subjects(
     return [
         Subject(
             name=name,
-            path=model_place(path),
+            path=path if servers and _is_server(path) else model_place(path),
             dtype=dtype,
             training_length=training_lengths[place] if training_lengths else None,
         )
         for place, (name, _, path) in enumerate(named)
     ]
+
+
+def _is_server(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
 
 
 def load_subject(

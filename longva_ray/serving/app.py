@@ -2,7 +2,7 @@
 
     POST /v1/chat/completions   an answer about images and videos, whole or streamed
     POST /v1/score              teacher-forced scores of given answers
-    GET  /v1/models, /v1/videos what can be asked, and about what; /v1/models/{name}
+    GET  /v1/models, /v1/videos what can be asked, and about what; /v1/models/{name} says more
     GET  /health
 
 `build_app` is a Serve application builder: pass it to `serve.run`, or name it in a Serve config
@@ -228,6 +228,7 @@ class Api:
         encoder: DeploymentHandle[Any],
     ) -> None:
         self._model_name = args.model_name
+        self._spec, self._config = spec, args.serve
         files = AllowedFiles(args.allowed_roots)
         self._library = MediaLibrary(ShardStore(args.store), spec, files, encode_command(args))
         self._understand = Understanding(
@@ -259,9 +260,17 @@ class Api:
 
     @routes.get("/v1/models/{name}")
     async def model(self, name: str) -> dict[str, Any]:
-        """The model of that name."""
+        """The model of that name with all that decides its answers, so that a client who keeps them
+        knows which are of the same model. The first time, all weights are read."""
         self._check_model(name)
-        return self._model()
+        fingerprint = await self._language_model.fingerprint.remote()
+        return self._model() | {
+            "fingerprint": fingerprint,
+            "encoder_fingerprint": self._spec.encoder_fingerprint,
+            "encoding": self._spec.key,
+            "dtype": self._config.dtype,
+            "prefill_chunk": self._config.prefill_chunk,
+        }
 
     @routes.get("/v1/videos")
     async def videos(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from longva_ray.answer.engine import AnswerEngine, Prompt
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.answer.score import best_option
+from longva_ray.lm.fingerprints import fingerprint_checkpoint
 from longva_ray.lm.prompt import Message
 from longva_ray.serving.api import FramesRead, ImageRead, PromptUsage
 from longva_ray.serving.items import ItemRef, ItemStore
@@ -46,6 +47,8 @@ class LanguageModel:
     """Reads visual tokens from the store and answers with the language model."""
 
     def __init__(self, checkpoint: str, store_root: str, config: ServeConfig) -> None:
+        self._checkpoint = checkpoint
+        self._fingerprint: str | None = None
         self._items = ItemStore(store_root)
         self._engine = AnswerEngine(
             checkpoint,
@@ -58,6 +61,12 @@ class LanguageModel:
     def check_health(self) -> None:
         """Serve calls this every ten seconds and replaces the replica when it keeps failing."""
         self._engine.check_device()
+
+    async def fingerprint(self) -> str:
+        """Of the checkpoint; reads all weights when it is first asked for."""
+        if self._fingerprint is None:
+            self._fingerprint = await _in_thread(fingerprint_checkpoint, self._checkpoint)
+        return self._fingerprint
 
     async def chat(
         self,

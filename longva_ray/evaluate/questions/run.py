@@ -2,7 +2,8 @@
 
     videos, images -> shards (Ray Data) -> subjects x groups -> <out>/questions.json, .png
 
-Each model's own encoder reads each video and image once; what the store already has is not encoded
+A model may also be a running server, which is asked over HTTP (`served`). Of the others, each
+model's own encoder reads each video and image once; what the store already has is not encoded
 again. One that cannot be read is named in the report, its questions count neither as right nor as
 wrong, and the others are asked.
 """
@@ -14,16 +15,19 @@ from typing import Any
 
 from longva_ray.data.images.chat import Item
 from longva_ray.evaluate.experiment import deciding, fingerprint_subjects, run_trials
+from longva_ray.evaluate.questions.answers import (
+    ModelAnswers,
+    Plan,
+    check_any,
+    errors_by_question,
+    not_asked,
+)
 from longva_ray.evaluate.questions.figure import draw_questions
 from longva_ray.evaluate.questions.frames import draw_frames
 from longva_ray.evaluate.questions.records import QuestionRecord, check_fields
-from longva_ray.evaluate.questions.report import Answered, summarise
-from longva_ray.evaluate.questions.worker import (
-    QuestionTrial,
-    QuestionWorker,
-    at_counts,
-    plan_groups,
-)
+from longva_ray.evaluate.questions.report import summarise
+from longva_ray.evaluate.questions.served import ask_server
+from longva_ray.evaluate.questions.worker import QuestionWorker
 from longva_ray.evaluate.report import describe_subject, versions, write_report
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.lm.base_models import is_longva
@@ -73,32 +77,34 @@ def run_questions(
     run into the same folder stopped. Raises ValueError for a model that cannot see, a field that no
     question has, or when nothing can be read.
     """
-    for subject in subjects:
+    here = [subject for subject in subjects if not subject.is_served]
+    for subject in here:
         if not is_longva(subject.path):
             raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see")
     check_fields(records, by)
     num_open = sum(not record.options for record in records)
-    if num_open and config.ring_size > 1:
+    if here and num_open and config.ring_size > 1:
         raise ValueError(
             f"{num_open} open question(s), but over a ring of {config.ring_size} answers are "
             "scored, not generated; set --questions.ring-size 1, or give them options"
         )
     out.mkdir(parents=True, exist_ok=True)
-    weights = fingerprint_subjects(subjects)
+    weights = fingerprint_subjects(here) if here else {}
     seen = {
         path: _encode(path, weights[path], records, store=store, config=encode) for path in weights
     }
-    answers = {
-        subject.name: _ask(subject, records, seen[subject.path], config, out)
+    models = [
+        ask_server(subject, records, config, out)
+        if subject.is_served
+        else _ask(subject, records, seen[subject.path], config, out)
         for subject in subjects
-    }
+    ]
 
-    def scores(subject: Subject) -> dict[str, Any]:
-        found = answers[subject.name]
+    def scores(model: ModelAnswers) -> dict[str, Any]:
         if not config.frame_counts:
-            return summarise(found[None], by)
+            return summarise(model.by_count[None], by)
         counts = config.frame_counts
-        return {"by_frames": [{"frames": n} | summarise(found[n], by) for n in counts]}
+        return {"by_frames": [{"frames": n} | summarise(model.by_count[n], by) for n in counts]}
 
     report = {
         "test": "questions",
@@ -107,11 +113,7 @@ def run_questions(
         "by": list(by),
         "versions": versions(),
         "models": [
-            describe_subject(subject, weights[subject.path])
-            | {"encoder_fingerprint": seen[subject.path].spec.encoder_fingerprint}
-            | scores(subject)
-            | {"not_asked": _not_asked(records, seen[subject.path])}
-            for subject in subjects
+            {**model.described, **scores(model), "not_asked": model.not_asked} for model in models
         ],
     }
     write_report(report, out)
@@ -154,12 +156,7 @@ def _encode(
             errors[item] = str(error.args[0])
         else:
             ids[item] = item.place
-    if not ids:
-        first, why = next(iter(errors.items()))
-        raise ValueError(
-            f"none of {len(errors)} video(s) and image(s) can be read; the first is {first.place}: "
-            f"{why}"
-        )
+    check_any(ids, errors)
     return _Seen(
         weights=weights,
         store=store,
@@ -177,19 +174,17 @@ def _ask(
     seen: _Seen,
     config: QuestionsConfig,
     out: Path,
-) -> dict[int | None, list[Answered]]:
-    """Every question that could be asked, in the order of the file, for each number of frames; None
-    is the only one where there are not several."""
-    counts = config.frame_counts or (None,)
-    plain = plan_groups(records, seen.ids)
-    groups = [
-        group
-        for each in plain
-        for group in at_counts(each, counts, seen.num_frames.get(each[0].item_id))
-    ]
+) -> ModelAnswers:
+    """Every question that could be asked, by workers of the cluster."""
+    plan = Plan(
+        records=records,
+        ids=seen.ids,
+        num_frames=seen.num_frames,
+        counts=config.frame_counts or (None,),
+    )
     swept = run_trials(
         f"questions {subject.name}",
-        groups,
+        plan.groups(),
         QuestionWorker,
         {
             **{"subject": subject, "config": config, "store": seen.store},
@@ -202,23 +197,9 @@ def _ask(
             deciding(config, DECIDING_QUESTIONS),
         ),
     )
-    place = {record.id: number for number, record in enumerate(records)}
-    trials = [trial for group in plain for trial in group]
-    trials.sort(key=lambda trial: place[trial.record.id])
-
-    def answered(trial: QuestionTrial, count: int | None) -> Answered:
-        key = trial.among(count, seen.num_frames.get(trial.item_id)).key
-        return Answered(record=trial.record, item_id=trial.item_id, outcome=swept.outcomes[key])
-
-    return {count: [answered(trial, count) for trial in trials] for count in counts}
-
-
-def _not_asked(records: Sequence[QuestionRecord], seen: _Seen) -> list[dict[str, Any]]:
-    return [
-        {
-            item.kind: item.place,
-            "error": error,
-            "questions": [record.id for record in records if record.item == item],
-        }
-        for item, error in seen.errors.items()
-    ]
+    return ModelAnswers(
+        described=describe_subject(subject, seen.weights)
+        | {"encoder_fingerprint": seen.spec.encoder_fingerprint},
+        by_count=plan.answered(swept.outcomes),
+        not_asked=not_asked(records, errors_by_question(records, seen.errors)),
+    )

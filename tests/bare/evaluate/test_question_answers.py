@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longva_ray.data.images.chat import Item
-from longva_ray.evaluate.questions.ask import letter_in, normalised, prompt_text
+from longva_ray.evaluate.questions.ask import prompt_text
 from longva_ray.evaluate.questions.records import QuestionRecord
+from longva_ray.evaluate.questions.rules import letter_in, normalised
 
 ABCD = ("Rain", "Snow", "A panda", "Nothing")
 

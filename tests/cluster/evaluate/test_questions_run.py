@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pictures import exchanges_about, write_table
 from PIL import Image
+from question_world import write_world
 
 from longva_ray.evaluate.questions.records import read_questions
 from longva_ray.evaluate.questions.report import describe_questions
@@ -14,9 +14,6 @@ from longva_ray.evaluate.questions.run import run_questions
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.questions import QuestionsConfig
-from longva_ray.shards.schema import hash_video
-from longva_ray.tiny.videos import write_haystack
-from longva_ray.tiny.world import COLOURS, Scene, ask_colour, ask_first, ask_presence
 
 CONFIG = QuestionsConfig(
     dtype="float32",
@@ -29,40 +26,6 @@ CONFIG = QuestionsConfig(
 )
 
 ENCODE = EncodeConfig(dtype="float32", encoder_cpus=0.5, encoder_gpus=0, decode_cpus=0.5)
-
-
-def write_world(folder: Path) -> str:
-    """Two videos, one of them named by its id, too, and an image; one of either that cannot be
-    read."""
-    rows = []
-    for number, seconds in enumerate((12, 24)):
-        name = f"{number}.mp4"
-        scenes = write_haystack(
-            folder / name, seconds=seconds, seed=number, hidden={5: Scene("red", "K")}
-        )
-        colour, there, first = ask_colour(scenes, "K"), ask_presence(scenes, "T"), ask_first(scenes)
-        options = [f"the K {each}." for each in COLOURS]
-        there_or_not = ["the T is there.", "the T not there."]
-        by_id = hash_video(folder / name)
-        rows += [
-            {"video": name, "length": seconds} | row
-            for row in (
-                {"question": colour.question, "options": options, "answer": "A"},
-                {"question": first.question, "answer": first.answer},
-                {"question": there.question, "options": there_or_not, "answer": 1, "video": by_id},
-            )
-        ]
-    (folder / "bad.mp4").write_bytes(b"\0" * 1000)
-    rows.append({"video": "bad.mp4", "question": "what comes first?", "answer": "nothing"})
-    about = {"image": "table.png", "length": "image"}
-    asked = exchanges_about(write_table(folder / "table.png"))[0]
-    rows.append(about | {"question": asked.question, "answer": asked.answer})
-    (folder / "bad.png").write_bytes(b"notes")
-    rows.append(about | {"question": "what comes first?", "answer": "nothing", "image": "bad.png"})
-    lines = [json.dumps({"id": number} | row) for number, row in enumerate(rows)]
-    path = folder / "questions.jsonl"
-    path.write_text("\n".join(lines))
-    return str(path)
 
 
 def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path: Path) -> None:
