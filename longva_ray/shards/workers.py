@@ -198,10 +198,9 @@ class EncodeOrReport(EncodeFrames):
         try:
             return super().__call__(dict(batch))
         except FloatingPointError as error:
-            del batch["frames"]
-            nothing: Batch = {name: [batch[name][0][:0]] for name in ("frame_index", "timestamp_s")}
-            nothing |= {"tokens": np.zeros((1, 0), np.uint8), "encode_s": [0.0]}
-            return batch | nothing | {"part": [-1], "error": [str(error)]}
+            columns = ("frames", "frame_index", "timestamp_s")
+            nothing: Batch = {name: [batch[name][0][:0]] for name in columns}
+            return super().__call__(batch | nothing | {"part": [-1], "error": [str(error)]})
 
 
 class WritePart:
