@@ -1,7 +1,8 @@
 """How fast and how large: ring attention and the tiled loss, as ratios measured within one run.
 
-    python jobs/bench/ring.py                  two CPU processes over gloo, one thread each
-    python jobs/bench/ring.py --device cuda    the same, and what one GPU can say about eight
+    python jobs/bench/ring.py    two CPU processes over gloo, one thread each
+
+What a GPU says is in `gpu.py`.
 
 Absolute times depend on the machine and on its other work, so candidates take turns and the table
 shows the median of the ratios of neighbouring runs. Besides this package it needs torch and
@@ -13,7 +14,7 @@ import functools
 import resource
 import statistics
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,8 +47,6 @@ QWEN2_7B_LOSS = LossShape(tokens=32_768, width=3_584, words=152_064)
 class Options:
     """Measure ring attention and the tiled loss."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    """cuda measures what one GPU can say, too."""
     tokens: int = 8_192
     """Length of the sequence of the CPU comparison."""
     repeats: int = 5
@@ -173,14 +172,7 @@ def measure(options: Options) -> list[Row]:
     """The whole table."""
     attention = AttentionShape(options.tokens, heads=4, key_heads=2, head_dim=64)
     rows = cpu_rows(attention, LossShape(4_096, 512, 16_000), options.repeats)
-    rows += [*balance_rows(), *rounding_rows()]
-    if options.device == "cuda" and torch.cuda.is_available():
-        from ring_gpu import gpu_rows
-
-        large = AttentionShape(32_768, heads=28, key_heads=4, head_dim=128)
-        return rows + gpu_rows(large, QWEN2_7B_LOSS, options.repeats, options.device)
-    why = "no CUDA device here" if options.device == "cuda" else "--device cuda does"
-    return [*rows, Row("one GPU: kernels, one rank of 8, loss, step", f"not measured ({why})")]
+    return [*rows, *balance_rows(), *rounding_rows()]
 
 
 def main() -> None:
