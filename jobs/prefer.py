@@ -4,9 +4,9 @@
         --shards /data/preferences --storage /data/runs --name dpo-1
 
 Trains the language model of the LongVA checkpoint that the pairs were prepared with; its vision
-tower and projector stay as they are. The model is written to STORAGE/NAME/final. Start the job with
-the same --name again to continue a run that was stopped or lost. Exit status 0 only when it is
-finished."""
+tower and projector stay as they are, or learn with --prefer.train all. The model is written to
+STORAGE/NAME/final. Start the job with the same --name again to continue a run that was stopped or
+lost. Exit status 0 only when it is finished."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ class Options:
     name: str
     """Name of the run: its folder below the storage, and what continues it."""
     model: str | None = None
-    """LongVA checkpoint to start from, instead of the recipe's: the one that prepared the pairs."""
+    """LongVA checkpoint to start from, instead of the recipe's: the one that prepared the pairs, or
+    with a live reference another language model with the same eyes."""
     store: str | None = None
     """Folder or URI of the embedding shards; None, where they were when the pairs were prepared."""
     storage: str = "outputs/runs"

@@ -7,9 +7,9 @@
 
 Reads JSON lines (or JSON, or mixtures of them) of {id, video or image, prompt, chosen, rejected},
 where a video is a file or a folder of frames. Encodes each video once into --store, and asks the
-model that will be trained how likely each answer is. Writes shards and a report.json to --output.
-The report counts pairs that cannot be used, and names each with the reason. Start it again to
-continue where it stopped."""
+model that will be trained how likely each answer is (--preferences.reference). Writes shards and a
+report.json to --output. The report counts pairs that cannot be used, and names each with the
+reason. Start it again to continue where it stopped."""
 
 import dataclasses
 

@@ -35,14 +35,23 @@ class TaskSettings(Protocol):
     def max_tasks(self) -> int | None: ...
 
 
-def deciding_settings(config: Any, without: Collection[str]) -> dict[str, Any]:
+def deciding_settings(
+    config: Any, without: Collection[str], added: Collection[str] = ()
+) -> dict[str, Any]:
     """The settings that decide what is written: all but those that only say how, and `held_out`
-    only where something is."""
+    only where something is.
+
+    Args:
+        added: settings that came later. They are left out where they are as they were before, so
+            that shards from then are still those of the same run.
+    """
     settings = {name: v for name, v in dataclasses.asdict(config).items() if name not in without}
-    if settings["held_out"] is None:
-        del settings["held_out"]
-    else:
+    if settings["held_out"] is not None:
         settings["held_out"] = float(settings["held_out"])  # 4 and 4.0 are the same run
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in ("held_out", *added):
+        if settings[name] == defaults[name]:
+            del settings[name]
     return settings
 
 

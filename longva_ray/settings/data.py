@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from longva_ray.settings.base import Dtype
+from longva_ray.settings.training import Reference
 from longva_ray.video.sampling import Sampling
 
 
@@ -118,6 +119,12 @@ class PreferenceDataConfig:
     """Pairs that are not trained on but validated on (`--prefer.validate-every`): how many, or
     below 1, what share of all; None, none. They are chosen by a digest of the video's name, so
     pairs about one video stay together. They lie in the folder `held_out` of the shards."""
+    reference: Reference = "stored"
+    """`stored` asks the model before training how likely each answer is, and keeps that. `live`
+    leaves it to training (`--prefer.reference live`)."""
+    pixels: bool = False
+    """Keep the pixels of frames and images too, which training of tower and projector reads
+    (`--prefer.train all`): 338 KB a frame of 336 x 336."""
     dtype: Dtype = "bfloat16"
     """Number format of the reference model. Best the one that is trained in."""
     prefill_chunk: int = 2048

@@ -8,6 +8,10 @@ from typing import Literal
 
 Schedule = Literal["constant", "linear", "cosine"]
 
+Reference = Literal["stored", "live"]
+"""Whether log-probabilities of the reference model stand in preference shards, or are computed
+while training."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -148,18 +152,49 @@ class ExtendConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AlignConfig(TrainConfig):
+class VisionTrainConfig(TrainConfig):
+    """What the stages have in common that may train the vision tower and the projector."""
+
+    projector_learning_rate: float | None = None
+    """Of the projector; None is `learning_rate`, as in the released scripts."""
+    vision_learning_rate: float | None = None
+    """Of the vision tower, whose schedule is the same; None is `learning_rate`, 0 leaves the tower
+    as it is."""
+    grids_per_forward: int = 16
+    """Grids in one forward pass of the vision tower. Bounds its memory, whatever a row holds."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        projector, tower = self.projector_learning_rate, self.vision_learning_rate
+        if projector is not None and projector <= 0:
+            raise ValueError(f"projector_learning_rate must be above 0 or None, got {projector}")
+        if tower is not None and tower < 0:
+            raise ValueError(f"vision_learning_rate must not be negative, got {tower}")
+        if self.grids_per_forward < 1:
+            raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")
+        # Rows of images and pairs of answers differ in length.
+        if self.tile_mlps and self.zero_stage == 3 and self.data_size > 1:
+            raise ValueError(
+                "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
+                "differ in length and their workers would wait for each other; got "
+                f"{self.data_size} rings"
+            )
+        if self.sequences_per_step % self.data_size:
+            raise ValueError(
+                f"sequences_per_step must be a multiple of the number of rings, "
+                f"{self.data_size}, got {self.sequences_per_step}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig(VisionTrainConfig):
     """One stage of vision alignment (section 3.2: the two stages of LLaVA-1.6); numbers of the
     released scripts, by default those of the second."""
 
     train: Literal["projector", "all"] = "all"
     """Stage 1 trains the projector, stage 2 everything."""
-    projector_learning_rate: float | None = None
-    """Of the projector; None is `learning_rate`, as in the released scripts."""
-    vision_learning_rate: float = 2e-6
-    """Of the vision tower, instead of `learning_rate`; the schedule is the same."""
-    grids_per_forward: int = 16
-    """Grids in one forward pass of the vision tower. Bounds its memory, whatever a row holds."""
+    vision_learning_rate: float | None = 2e-6
+    """Of the vision tower; None is `learning_rate`, 0 leaves the tower as it is."""
     steps: int = 20_000
     """LLaVA-1.6's 760K samples of about 850 tokens, once, at one row of 32768 tokens a step."""
     sequences_per_step: int = 1
@@ -171,24 +206,9 @@ class AlignConfig(TrainConfig):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
 
-    def __post_init__(self) -> None:
-        TrainConfig.__post_init__(self)
-        if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
-            raise ValueError(
-                f"projector_learning_rate must be above 0 or None, got "
-                f"{self.projector_learning_rate}"
-            )
-        if self.vision_learning_rate < 0:
-            raise ValueError(
-                f"vision_learning_rate must not be negative, got {self.vision_learning_rate}"
-            )
-        if self.grids_per_forward < 1:
-            raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")
-        _check_uneven_rows(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PreferConfig(TrainConfig):
+class PreferConfig(VisionTrainConfig):
     """Preference tuning (section 5.2; numbers of the released script, on 8 GPUs)."""
 
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
@@ -197,6 +217,13 @@ class PreferConfig(TrainConfig):
     """How close the model is kept to what it was."""
     sft_weight: float = 0.0
     """Weight of the chosen answer's mean negative log-likelihood (the script's `gamma`)."""
+    reference: Reference = "stored"
+    """Where log-probabilities of the model before training are from. `stored`: from the shards.
+    `live`: from a second, frozen language model in every step, divided as the trained one is; for
+    shards without them, and to start from another model than the one that prepared them."""
+    train: Literal["language", "all"] = "language"
+    """The language model alone, or the vision tower and the projector too, as the released code
+    does. `all` wants shards with pixels (`--preferences.pixels`)."""
     steps: int = 400
     """The script's 17K pairs, three times, at 128 pairs a step."""
     sequences_per_step: int = 128
@@ -212,24 +239,12 @@ class PreferConfig(TrainConfig):
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        TrainConfig.__post_init__(self)
+        VisionTrainConfig.__post_init__(self)
         if self.beta <= 0:
             raise ValueError(f"beta must be above 0, got {self.beta}")
         if self.sft_weight < 0:
             raise ValueError(f"sft_weight must not be negative, got {self.sft_weight}")
-        _check_uneven_rows(self)
 
-
-def _check_uneven_rows(config: TrainConfig) -> None:
-    """Raises ValueError for settings that rows of different lengths do not go with."""
-    if config.tile_mlps and config.zero_stage == 3 and config.data_size > 1:
-        raise ValueError(
-            "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
-            "differ in length and their workers would wait for each other; got "
-            f"{config.data_size} rings"
-        )
-    if config.sequences_per_step % config.data_size:
-        raise ValueError(
-            f"sequences_per_step must be a multiple of the number of rings, "
-            f"{config.data_size}, got {config.sequences_per_step}"
-        )
+    @property
+    def trains_tower(self) -> bool:
+        return self.train == "all" and self.vision_learning_rate != 0

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longva_ray.files.digest import digest_of
 from longva_ray.shards.schema import EncodingSpec
@@ -53,23 +54,36 @@ def encode_given_frames(
     write = WritePart(store, spec)
     for part in range(spec.num_parts(len(frames))):
         rows = spec.part_rows(part, len(frames))
-        fitted = []
-        for row in rows:
-            with opened_image(frames[row], f"frame {row + 1}", max_pixels) as image:
-                fitted.append(
-                    whole_image(
-                        image, fitting=spec.fitting, grid_size=spec.frame_size, resize=spec.resize
-                    )
-                )
         batch = {
             "video_id": [video_id],
             "part": [part],
             "frame_index": np.array(rows)[None],
             "timestamp_s": np.full((1, len(rows)), np.nan),
-            "frames": np.concatenate(fitted)[None],
+            "frames": fit_frames(frames, rows, spec, max_pixels=max_pixels)[None],
         }
         write(encode(batch))
     store.commit(
         video_id, spec, source="frames of a client", num_frames=len(frames), duration_s=0.0
     )
     return video_id
+
+
+def fit_frames(
+    frames: Sequence[bytes],
+    rows: Sequence[int],
+    spec: EncodingSpec,
+    *,
+    max_pixels: int | None = None,
+) -> NDArray[np.uint8]:
+    """Some of these frames as the tower takes them: frames_FYXC.
+
+    Raises ImageError when one cannot be read."""
+    fitted = []
+    for row in rows:
+        with opened_image(frames[row], f"frame {row + 1}", max_pixels) as image:
+            fitted.append(
+                whole_image(
+                    image, fitting=spec.fitting, grid_size=spec.frame_size, resize=spec.resize
+                )
+            )
+    return np.concatenate(fitted)

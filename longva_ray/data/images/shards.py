@@ -209,17 +209,26 @@ class VisionShardWriter(PartWriter[VisionShardsMetadata]):
         return self._holds(part, num_rows=len(record.row_tokens), num_bytes=record.num_bytes)
 
     def _batch(self, row: VisionRow) -> pa.RecordBatch:
-        pixels = pa.py_buffer(np.ascontiguousarray(row.grids_GYXC))
-        ends = pa.py_buffer(np.array([0, pixels.size], dtype=np.int64))
         columns = [
             pa.array([row.input_ids_T], pa.list_(pa.int32())),
             pa.array([row.is_label_T], pa.list_(pa.bool_())),
             pa.array([row.document_lengths], pa.list_(pa.int32())),
             pa.array([row.sample_ids], pa.list_(pa.string())),
-            pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, pixels]),
-            pa.array([row.source_S2.ravel()], pa.list_(pa.int32())),
+            *pixel_columns(row.grids_GYXC, row.source_S2),
         ]
         return pa.record_batch(columns, schema=self._schema)
+
+
+def pixel_columns(
+    grids_GYXC: npt.NDArray[np.uint8], source_S2: npt.NDArray[np.int32]
+) -> list[pa.Array]:
+    """The columns `pixels` and `sources` of one row; pixels are not copied."""
+    pixels = pa.py_buffer(np.ascontiguousarray(grids_GYXC))
+    ends = pa.py_buffer(np.array([0, pixels.size], dtype=np.int64))
+    return [
+        pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, pixels]),
+        pa.array([source_S2.ravel()], pa.list_(pa.int32())),
+    ]
 
 
 class _Account:

@@ -43,10 +43,16 @@ class EncodeFolder:
             return FolderResult(place, "", reason_of(error))
 
     def _video_id(self, place: str) -> str:
-        listing = list_folder(place)
-        files = listing.files if listing else []
-        names = [file for file in files if is_image_name(PurePosixPath(file).name)]
-        if not names:
-            raise ValueError("no pictures in this folder")
-        frames = [read_file(name) for name in names]
-        return encode_given_frames(frames, self._store, self._spec, self._encode)
+        return encode_given_frames(read_frames(place), self._store, self._spec, self._encode)
+
+
+def read_frames(place: str) -> list[bytes]:
+    """The content of every picture in a folder, in the order of their names.
+
+    Raises ValueError where there is none."""
+    listing = list_folder(place)
+    files = listing.files if listing else []
+    names = [file for file in files if is_image_name(PurePosixPath(file).name)]
+    if not names:
+        raise ValueError("no pictures in this folder")
+    return [read_file(name) for name in names]

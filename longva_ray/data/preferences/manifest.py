@@ -5,6 +5,7 @@ Provenance, results of all parts -> PreferenceMetadata
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -32,6 +33,8 @@ class Provenance:
     seen: Seen
     reference: str
     """Fingerprint of the checkpoint."""
+    tokenizer: str
+    """Fingerprint of its tokenizer."""
     settings: dict[str, Any]
     """Those that decide what is written."""
     key: str
@@ -45,6 +48,7 @@ class Provenance:
         source: Sequence[str],
         seen: Seen,
         reference: str,
+        tokenizer: str,
         settings: dict[str, Any],
     ) -> "Provenance":
         media = sorted((item.kind, item.place, medium.id) for item, medium in seen.media.items())
@@ -55,6 +59,7 @@ class Provenance:
             source=tuple(source),
             seen=seen,
             reference=reference,
+            tokenizer=tokenizer,
             settings=settings,
             key=digest.hex(),
         )
@@ -81,4 +86,7 @@ def manifest_of(
         versions={name: version(name) for name in _VERSIONS},
         part_rows=tuple(record.num_samples for record in records),
         part_bytes=tuple(record.num_bytes for record in records),
+        row_tokens=tuple(itertools.chain.from_iterable(record.row_tokens for record in records)),
+        row_grids=tuple(itertools.chain.from_iterable(record.row_grids for record in records)),
+        tokenizer=origin.tokenizer,
     )

@@ -5,7 +5,8 @@
                                          (actors, each with the reference model)
 
 Each video is encoded once, into a store that training, evaluation and serving share. Then every
-pair is read by the model before training, whose log-probabilities are kept. Finished parts stay on
+pair is read by the model before training, whose log-probabilities are kept, unless that is left to
+training. Finished parts stay on
 disk, and a killed run goes on where it stopped. A pair that cannot be used is named in report.json
 with its reason. Pairs about one video are held out together, or not at all.
 """
@@ -37,8 +38,8 @@ from longva_ray.data.sample_report import write_report
 from longva_ray.files.digest import digest_of
 from longva_ray.files.folder import Folder
 from longva_ray.files.parts import HELD_OUT, clean
-from longva_ray.lm.fingerprints import fingerprint_checkpoint
-from longva_ray.lm.layout import load_longva_config
+from longva_ray.lm.fingerprints import fingerprint_checkpoint, tokenizer_fingerprint
+from longva_ray.lm.layout import load_longva_config, open_checkpoint
 from longva_ray.settings.data import PreferenceDataConfig
 from longva_ray.settings.encoding import EncodeConfig
 
@@ -46,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 _NOT_DECIDING = ("on_error", "task_cpus", "task_gpus", "max_tasks")
 """Settings that do not decide what is written."""
+
+_ADDED = ("reference", "pixels")
+"""Settings that shards of the first version were made without."""
 
 
 def prepare_preferences(
@@ -77,7 +81,8 @@ def prepare_preferences(
         source=places,
         seen=seen,
         reference=fingerprint_checkpoint(checkpoint),
-        settings=deciding_settings(config, _NOT_DECIDING),
+        settings=deciding_settings(config, _NOT_DECIDING, _ADDED),
+        tokenizer=tokenizer_fingerprint(open_checkpoint(checkpoint).tokenizer()),
     )
     folder = Folder(output)
     if PREFERENCE_SHARDS.is_complete(folder):
@@ -99,7 +104,8 @@ def _write(
     config: PreferenceDataConfig,
 ) -> PreferenceMetadata:
     """Write shards and report into a folder."""
-    writer, size = PreferenceShardWriter(folder.place, key=origin.key), config.part_pairs
+    size = config.part_pairs
+    writer = PreferenceShardWriter(folder.place, key=origin.key, pixels=config.pixels)
     results = encode_slices(
         functools.partial(_make_worker, folder, origin, checkpoint, writer, config),
         [samples[start : start + size] for start in range(0, len(samples), size)],
@@ -108,7 +114,7 @@ def _write(
         writer=writer,
         record=PreferencePart,
         settings=config,
-        gpus=config.task_gpus,
+        gpus=config.task_gpus if config.reference == "stored" else 0,
     )
     metadata = manifest_of(results, origin)
     write_report(folder, metadata.numbers, results)
@@ -136,13 +142,17 @@ def _make_worker(
     config: PreferenceDataConfig,
 ) -> EncodePart[PreferenceRow, PreferenceRow, PreferencePart]:
     """Worker: holds the reference model, scores a slice of pairs and writes it as one part."""
-    engine = AnswerEngine(checkpoint, dtype=config.dtype, prefill_chunk=config.prefill_chunk)
+    engine = None
+    if config.reference == "stored":
+        engine = AnswerEngine(checkpoint, dtype=config.dtype, prefill_chunk=config.prefill_chunk)
     scorer = PairScorer(
+        open_checkpoint(checkpoint).tokenizer(),
         engine,
         origin.seen,
         load_longva_config(checkpoint).grids,
         frames=config.frames,
         max_tokens=config.max_tokens,
+        pixels=config.pixels,
     )
     return EncodePart(
         output,

@@ -6,10 +6,12 @@ before training thinks of them.
     <folder>/preference_shards.json    the manifest, written last: every part is there
 
 Visual tokens are not in here: a row names its video in the embedding store, which encodes it once
-for policy, reference and every other use.
+for policy, reference and every other use. Shards may hold its pixels, as vision shards do
+(`data.images.shards`): who trains the encoder needs those instead.
 How parts are read and written is `files.parts`' matter.
 
-Shapes: T tokens of a row, both answers with their prompt, A answers, F frames.
+Shapes: T tokens of a row, both answers with their prompt, A answers, F frames, G grids, Y/X/C pixel
+axes, S visual tokens, 2 the grid of one and its number there.
 """
 
 import dataclasses
@@ -21,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from longva_ray.data.images.shards import pixel_columns
 from longva_ray.data.preferences.seen import Medium
 from longva_ray.files.digest import Digest
 from longva_ray.files.parts import Kind, PartWriter, Shards
 from longva_ray.settings.base import from_dict
 from longva_ray.shards.schema import EncodingSpec
+from longva_ray.vision.encoding import Cut
 
 FORMAT_VERSION = 1
 
@@ -40,6 +44,14 @@ _COLUMNS = pa.schema(
         pa.field("frames", pa.list_(pa.int32()), nullable=False),
     ]
 )
+
+_PIXELS = pa.schema(
+    [
+        pa.field("pixels", pa.large_binary(), nullable=False),
+        pa.field("sources", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+"""Further columns of shards with pixels."""
 
 
 class PreferenceShardError(ValueError):
@@ -61,7 +73,10 @@ class PreferenceRow:
     answer_lengths: tuple[int, ...]
     """Tokens at the end of each document that are its answer."""
     reference: tuple[float, ...]
-    """Log-probability of each answer under the model before training."""
+    """Log-probability of each answer under the model before training; empty if training is to
+    compute it."""
+    cut: Cut | None = None
+    """Pixels of what both documents show, where shards hold them; read-only from disk."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +90,9 @@ class PreferencePart:
     num_bytes: int
     digest: str
     """Hash of everything in the rows."""
+    row_tokens: tuple[int, ...] = ()
+    row_grids: tuple[int, ...] = ()
+    """As in the manifest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +109,7 @@ class PreferenceMetadata:
     encoding: dict[str, Any]
     """How videos are encoded there, as `EncodingSpec` is stored."""
     reference: str
-    """Fingerprint of the checkpoint that the log-probabilities are of."""
+    """Fingerprint of the checkpoint that prepared them, which the log-probabilities are of."""
     source: tuple[str, ...]
     """The files that were read."""
     key: str
@@ -102,6 +120,12 @@ class PreferenceMetadata:
     versions: dict[str, str]
     part_rows: tuple[int, ...]
     part_bytes: tuple[int, ...]
+    row_tokens: tuple[int, ...] = ()
+    """Tokens of each row, where shards hold pixels."""
+    row_grids: tuple[int, ...] = ()
+    """Grids of each row, where shards hold pixels."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer; None in shards of earlier versions."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -161,14 +185,25 @@ class PreferenceShards(Shards[PreferenceMetadata, PreferenceRow]):
             document_lengths=tuple(batch.column("document_lengths")[0].as_py()),
             answer_lengths=tuple(batch.column("answer_lengths")[0].as_py()),
             reference=tuple(batch.column("reference")[0].as_py()),
+            cut=self._cut(batch) if self.metadata.row_grids else None,
+        )
+
+    def _cut(self, batch: pa.RecordBatch) -> Cut:
+        size = self.metadata.spec.frame_size
+        pixels = np.frombuffer(batch.column("pixels")[0].as_buffer(), dtype=np.uint8)
+        return Cut(
+            grids_GYXC=pixels.reshape(-1, size, size, 3),
+            source_S2=batch.column("sources")[0].values.to_numpy().reshape(-1, 2),
         )
 
 
 class PreferenceShardWriter(PartWriter[PreferenceMetadata]):
     """Writes the parts of one run, from any process, and its manifest at the end."""
 
-    def __init__(self, place: str, *, key: str) -> None:
-        super().__init__(place, PREFERENCE_SHARDS, _COLUMNS, key)
+    def __init__(self, place: str, *, key: str, pixels: bool = False) -> None:
+        """`pixels`: whether rows have them."""
+        columns = pa.unify_schemas([_COLUMNS, _PIXELS]) if pixels else _COLUMNS
+        super().__init__(place, PREFERENCE_SHARDS, columns, key)
 
     def write_part(self, part: int, rows: Iterable[PreferenceRow]) -> PreferencePart:
         """Write one part, a row at a time, under its final name, or not at all."""
@@ -190,7 +225,9 @@ class PreferenceShardWriter(PartWriter[PreferenceMetadata]):
             "medium": row.medium,
             "frames": row.frames_F,
         }
-        columns = [pa.array([values[field.name]], field.type) for field in self._schema]
+        columns = [pa.array([values[field.name]], field.type) for field in _COLUMNS]
+        if row.cut is not None:
+            columns += pixel_columns(row.cut.grids_GYXC, row.cut.source_S2)
         return pa.record_batch(columns, schema=self._schema)
 
 
@@ -199,7 +236,9 @@ class _Account:
 
     def __init__(self) -> None:
         self._digest = Digest()
-        self._samples = self._tokens = self._labels = 0
+        self._samples = self._labels = 0
+        self._tokens: list[int] = []
+        self._grids: list[int] = []
 
     def count(self, rows: Iterable[PreferenceRow]) -> Iterator[PreferenceRow]:
         for row in rows:
@@ -207,16 +246,22 @@ class _Account:
                 self._digest.add(np.ascontiguousarray(array).data)
             told = (row.pair_id, tuple(row.medium), row.document_lengths, row.answer_lengths)
             self._digest.add(repr((*told, row.reference)))
+            if row.cut is not None:
+                self._digest.add(np.ascontiguousarray(row.cut.grids_GYXC).data)
+                self._digest.add(np.ascontiguousarray(row.cut.source_S2).data)
+                self._grids.append(len(row.cut.grids_GYXC))
             self._samples += 1
-            self._tokens += len(row.input_ids_T)
+            self._tokens.append(len(row.input_ids_T))
             self._labels += sum(row.answer_lengths)
             yield row
 
     def part(self, num_bytes: int) -> PreferencePart:
         return PreferencePart(
             num_samples=self._samples,
-            num_tokens=self._tokens,
+            num_tokens=sum(self._tokens),
             num_trained=self._labels,
             num_bytes=num_bytes,
             digest=self._digest.hex(),
+            row_tokens=tuple(self._tokens) if self._grids else (),
+            row_grids=tuple(self._grids),
         )

@@ -1,24 +1,15 @@
 """Vision alignment as a stage: packed rows of conversations -> loss over the answers.
 
     row (T,) + grids -> this rank's zigzag share (L,) of ids, and the grids it shows
-    grids -> frame encoder -> tokens_GKD -> those that are shown, spliced into embeddings -> loss
+    grids -> frame encoder -> the tokens that are shown, spliced into embeddings -> loss
 
-A ring shares one row. Each rank encodes the grids whose tokens stand in its share, and exchanges
-nothing: it needs no token of other grids, and the gradient of a token arises where the token is.
-Trade-off: what the border between two chunks cuts is encoded on both sides. That is at most four
-such grids a rank, or images with AnyRes. In return there is no gather of tokens and no reduction of
-their gradients. Shares show about equally many grids, since images are most of the tokens.
-
-Divided weights (ZeRO) are gathered when a layer runs, by all ranks together. So the encoder runs
-equally often on every rank of the world, on a black grid where a rank has none left. How often
-follows from the manifest.
+Each rank of a ring encodes what its share shows (`visual_share`).
 
 What it does not do: cut images (`data.images.samples` did), read ahead.
-Shapes: T tokens of a row, L tokens on this rank, G grids, K tokens made of a grid, S visual tokens
-in this share, 2 the grid of one and its number there, D width.
+Shapes: T tokens of a row, L tokens on this rank, S visual tokens in this share, 2 the grid of one
+and its number there, D width.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.checkpoint import checkpoint
 
 from longva_ray.data.images.shards import VisionRow, VisionShards, unlabelled
 from longva_ray.lm.base_models import load_tokenizer
@@ -44,21 +34,9 @@ from longva_ray.train.stage import MicroBatch
 from longva_ray.train.stages.answer_tally import AnswerTally
 from longva_ray.train.stages.language import LanguageLoss, ring_hidden
 from longva_ray.train.stages.longva import LongVAStage
-from longva_ray.vision.anyres import NEWLINE
-from longva_ray.vision.tower_config import grid_and_patch_side
+from longva_ray.train.stages.visual_share import VisualShare, encoder_runs
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class VisualShare:
-    """The images in a rank's share of a row."""
-
-    batches: tuple[torch.Tensor, ...]
-    """Grids G Y X C (uint8), one entry for each run of the encoder."""
-    source_S2: torch.Tensor
-    """Of every visual token of the share, in order: its grid among all in the batches, and its
-    number there (`vision.encoding`)."""
 
 
 class AlignmentLoss(LanguageLoss):
@@ -89,20 +67,13 @@ class AlignmentLoss(LanguageLoss):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """The loss, with `judge` also which tokens are right (`lm.loss.OutputLoss`)."""
         language_model = self.model.language_model
-        tokens_GKD = torch.cat([self._encode(grids_GYXC) for grids_GYXC in visual.batches])
-        tokens_SD = self.model.frame_encoder.arrange(tokens_GKD, visual.source_S2)
+        tokens_SD = visual.encode(self.model.frame_encoder, recompute=self._recompute)
         mask_BL = placeholder_mask(input_ids_BL, self.model.config.placeholder_ids)
         embeds_BLD = embed_text(input_ids_BL, language_model.get_input_embeddings(), mask_BL)
         # Without a visual token too: what every rank runs forward it must also run backward.
         embeds_BLD = fill(embeds_BLD, mask_BL, [tokens_SD])
         hidden_BLD = ring_hidden(language_model, ring, inputs_embeds=embeds_BLD)
         return self.output(hidden_BLD, labels_BL, denominator, judge=judge)
-
-    def _encode(self, grids_GYXC: torch.Tensor) -> torch.Tensor:
-        encode = self.model.frame_encoder.grid_tokens
-        if self._recompute:
-            return checkpoint(encode, grids_GYXC, use_reentrant=False)
-        return encode(grids_GYXC)
 
 
 class AlignmentStage(LongVAStage[AlignConfig, VisionShards]):
@@ -124,7 +95,7 @@ class AlignmentStage(LongVAStage[AlignConfig, VisionShards]):
 
     def choose_trained(self, model: LongVAForConditionalGeneration) -> None:
         everything = self.config.train == "all"
-        learns = everything and self.config.vision_learning_rate > 0
+        learns = everything and self.config.vision_learning_rate != 0
         model.requires_grad_(everything)
         model.frame_encoder.projector.requires_grad_(True)
         model.frame_encoder.tower.requires_grad_(learns)
@@ -133,24 +104,8 @@ class AlignmentStage(LongVAStage[AlignConfig, VisionShards]):
         self, model: LongVAForConditionalGeneration, group: dist.ProcessGroup | None
     ) -> AlignmentLoss:
         # A frozen tower keeps no activations, so there is nothing to save by running it twice.
-        recompute = self.config.checkpoint_activations and self._trains_tower()
+        recompute = self.config.checkpoint_activations and self.trains_tower()
         return AlignmentLoss(model, group, recompute=recompute)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        settings, encoder = self.config, self.model().frame_encoder
-        rates = {
-            self.language_model(): settings.learning_rate,
-            encoder.projector: settings.projector_learning_rate or settings.learning_rate,
-            encoder.tower: settings.vision_learning_rate,
-        }
-        groups = [
-            {
-                "params": [p for p in module.parameters() if p.requires_grad],
-                "lr_factor": rate / settings.learning_rate,
-            }
-            for module, rate in rates.items()
-        ]
-        return [group for group in groups if group["params"]]
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"train": self.config.train}
@@ -186,15 +141,13 @@ class AlignmentStage(LongVAStage[AlignConfig, VisionShards]):
         return tally.measures()
 
     def _encoder_runs(self, shards: VisionShards, rows: Sequence[int]) -> int:
-        """How often the encoder runs for rows that are read side by side: never less than any rank
-        needs, and the same for all."""
-        data, ring_size = shards.metadata, self.mesh().ring_size
-        most = 0
-        for row in rows:
-            chunk = -(-data.row_tokens[row] // (2 * ring_size))
-            # A rank holds two such chunks.
-            most = max(most, min(data.row_grids[row], 2 * data.grids.most_grids(chunk)))
-        return max(1, -(-most // self.config.grids_per_forward))
+        data = shards.metadata
+        return encoder_runs(
+            [(data.row_tokens[row], data.row_grids[row]) for row in rows],
+            data.grids,
+            ring_size=self.mesh().ring_size,
+            grids_per_forward=self.config.grids_per_forward,
+        )
 
     def _micro_batch(self, row: VisionRow, num_runs: int) -> MicroBatch:
         """This rank's share of a row."""
@@ -220,29 +173,12 @@ class AlignmentStage(LongVAStage[AlignConfig, VisionShards]):
         number_T = torch.where(mask_T, mask_T.cumsum(0) - 1, -1)
         number_L = layout.split(number_T, self.mesh().ring_rank, dim=0, pad_value=-1)
         source_S2 = torch.tensor(row.source_S2)[number_L[number_L >= 0]]
-        in_grid_S = source_S2[:, 0] != NEWLINE
-        grids, place = torch.unique(source_S2[in_grid_S, 0], return_inverse=True)
-        source_S2[in_grid_S, 0] = place.to(source_S2.dtype)
-        size = self.shards.metadata.grids.grid_size
-        black_GYXC = np.zeros((1, size, size, 3), dtype=np.uint8)
-        parts = np.array_split(grids.numpy(), num_runs)
-        batches = [row.grids_GYXC[part] if len(part) else black_GYXC for part in parts]
-        return VisualShare(
-            batches=tuple(torch.from_numpy(batch).to(self.device) for batch in batches),
-            source_S2=source_S2.to(self.device),
-        )
-
-    def _trains_tower(self) -> bool:
-        return any(p.requires_grad for p in self.model().frame_encoder.tower.parameters())
+        return VisualShare.of(row.grids_GYXC, source_S2, num_runs, self.device)
 
     def _flops(self, row: VisionRow) -> float:
         """Model FLOPs of a row: two for each weight and token forward, two more for each gradient
         that is computed, of activations and of weights."""
-        config = self.model().config
-        language = training_flops(config.text, row.document_lengths)
+        language = training_flops(self.language_model().config, row.document_lengths)
         if self.config.train == "projector":
             language *= 2 / 3  # no gradients of weights
-        patches = grid_and_patch_side(config.vision)[1] ** 2 + 1
-        tower = sum(p.numel() for p in self.model().frame_encoder.tower.parameters())
-        passes = 3 if self._trains_tower() else 1
-        return language + passes * 2.0 * tower * patches * len(row.grids_GYXC)
+        return language + self.tower_flops(len(row.grids_GYXC))

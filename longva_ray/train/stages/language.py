@@ -142,12 +142,16 @@ class LanguageStage(abc.ABC, Generic[ConfigT, ModelT, ShardsT]):
         if self.config.checkpoint_activations:
             offload = self.config.offload_activations
             checkpoint_activations(self.language_model(), offload=offload)
-        if self.config.tile_mlps:
-            tile_mlps(self.language_model())
-        if device.type == "cuda":
-            fuse(self.language_model())
+        self.slim(self.language_model())
         self.check()
         return self.loss_module(model, mesh.world_group)
+
+    def slim(self, language_model: PreTrainedModel) -> None:
+        """Have it compute in less memory, in place, as settings and device allow."""
+        if self.config.tile_mlps:
+            tile_mlps(language_model)
+        if self.device.type == "cuda":
+            fuse(language_model)
 
     def model(self) -> ModelT:
         assert self._model is not None, "build comes first"

@@ -6,143 +6,51 @@
 The two documents do not see each other, so the language model computes the prompt twice. Sharing it
 would need a mask in which the second answer sees the first one's prompt and not its answer, and
 rings compute plain causal documents only. What is shared is what costs more to make: visual tokens
-come from the embedding store, encoded once for both answers, for the reference and every epoch. So
-the frame encoder is frozen. A rank reads the frames that its share shows, each once.
+come from the embedding store, encoded once for both answers, for the reference and every epoch. A
+rank reads the frames that its share shows, each once. Where tower or projector learn too, it
+encodes their pixels instead (`visual_share`).
 
-The loss is no sum over tokens. So the ranks of a ring first add up each answer's log-probability.
-The loss's slope at the sum is then what each rank's part is weighted by: log-probabilities add up,
-so this is the gradient, exactly.
-
-What it does not do: hold the reference model (`data.preferences` asked it), or train on frames.
-Shapes: T tokens of a row, L tokens on this rank, A answers, S visual tokens in this share, D
-width.
+Shapes: T tokens of a row, L tokens on this rank, A answers, S visual tokens in this share, 2 the
+grid of one and its number there, D width.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from longva_ray.data.preferences.fit import check_reference, check_store
 from longva_ray.data.preferences.seen import MediaTokens
 from longva_ray.data.preferences.shards import (
     PreferenceRow,
     PreferenceShardError,
     PreferenceShards,
 )
-from longva_ray.lm.fingerprints import fingerprint_checkpoint
+from longva_ray.lm.language_model import load_language_model
 from longva_ray.lm.layout import load_longva_config
 from longva_ray.lm.longva import LongVAForConditionalGeneration
-from longva_ray.lm.loss import with_value
-from longva_ray.lm.preference import AnswerLogprobs, pair_loss
-from longva_ray.lm.splice import embed_text, fill, placeholder_mask
+from longva_ray.lm.rope import assert_rope
+from longva_ray.lm.splice import placeholder_mask
 from longva_ray.lm.weights import check_readable, checkpoint_folder
-from longva_ray.ring.attention import Ring
+from longva_ray.ring.hf import NAME
 from longva_ray.ring.layout import ZigzagLayout
 from longva_ray.settings.training import PreferConfig
-from longva_ray.shards.schema import ShardError
 from longva_ray.train.order import batches_in_order
 from longva_ray.train.speed import training_flops
-from longva_ray.train.stage import MicroBatch
-from longva_ray.train.stages.language import ring_hidden
+from longva_ray.train.stage import DTYPES, MicroBatch
 from longva_ray.train.stages.longva import LongVAStage
-
-_MEASURES = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PairFacts:
-    """What a pair's loss needs beside its tokens."""
-
-    reference_A: torch.Tensor
-    """Log-probabilities before training, float64."""
-    tokens_A: torch.Tensor
-    counts: bool
-    """False for a pair that only keeps this ring busy while others measure one more."""
-
-
-class PreferenceLoss(torch.nn.Module):
-    """LongVA and the loss over pairs of answers."""
-
-    def __init__(
-        self,
-        model: LongVAForConditionalGeneration,
-        group: dist.ProcessGroup | None,
-        config: PreferConfig,
-    ) -> None:
-        """`group`: all ranks, over which losses are added."""
-        super().__init__()
-        self.model = model
-        self.output = AnswerLogprobs(model.get_output_embeddings())
-        self._group = group
-        self._config = config
-        self._sums = torch.zeros(1 + len(_MEASURES), dtype=torch.float64)
-
-    def forward(
-        self,
-        input_ids_BL: torch.Tensor,
-        labels_BL: torch.Tensor,
-        answer_BL: torch.Tensor,
-        visual_SD: torch.Tensor,
-        pair: PairFacts,
-        ring: Ring,
-        denominator: int,
-    ) -> torch.Tensor:
-        language_model = self.model.language_model
-        mask_BL = placeholder_mask(input_ids_BL, self.model.config.placeholder_ids)
-        embeds_BLD = embed_text(input_ids_BL, language_model.get_input_embeddings(), mask_BL)
-        embeds_BLD = fill(embeds_BLD, mask_BL, [visual_SD])
-        hidden_BLD = ring_hidden(language_model, ring, inputs_embeds=embeds_BLD)
-        part_A = self.output(hidden_BLD, labels_BL, answer_BL)
-        loss, slope_A = self._loss(part_A.detach().double(), pair, ring)
-        ranks = 1 if self._group is None else dist.get_world_size(self._group)
-        share = (part_A * slope_A.to(part_A)).sum() * (ranks / denominator)
-        return with_value(share, (loss / denominator).to(share.dtype))
-
-    def _loss(
-        self, part_A: torch.Tensor, pair: PairFacts, ring: Ring
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses of all rings' pairs added up, and the slope of this one's at the
-        log-probability of each of its answers."""
-        if ring.group is not None:
-            dist.all_reduce(part_A, group=ring.group)
-        with torch.enable_grad():
-            policy_A = part_A.requires_grad_()
-            settings = self._config
-            found = pair_loss(
-                policy_A,
-                pair.reference_A,
-                pair.tokens_A,
-                kind=settings.loss,
-                beta=settings.beta,
-                sft_weight=settings.sft_weight,
-            )
-            (slope_A,) = torch.autograd.grad(found.loss, policy_A)
-        margin, right = found.margin.detach(), (found.margin > 0).double()
-        told = [found.loss.detach(), right, margin, *found.rewards_A.detach()]
-        # One rank speaks for its ring.
-        speaks = float(pair.counts and ring.rank == 0)
-        sums = torch.stack([torch.ones_like(margin), *told]) * speaks
-        if self._group is not None:
-            dist.all_reduce(sums, group=self._group)
-        self._sums = self._sums.to(sums) + sums
-        return sums[1], slope_A
-
-    def take(self) -> dict[str, float]:
-        """Means over all pairs since the last call."""
-        count, *sums = self._sums.tolist()
-        self._sums.zero_()
-        assert count > 0, "a forward pass comes first"
-        return dict(zip(_MEASURES, (value / count for value in sums), strict=True))
+from longva_ray.train.stages.preference_loss import PairFacts, PreferenceLoss
+from longva_ray.train.stages.visual_share import VisualShare, encoder_runs
 
 
 class PreferenceStage(LongVAStage[PreferConfig, PreferenceShards]):
-    """Preference tuning of the language model of a LongVA checkpoint.
+    """Preference tuning of a LongVA checkpoint.
 
-    Raises ValueError for shards whose log-probabilities are those of another model.
+    Raises ValueError for shards that do not fit the model or the settings.
     """
 
     def __init__(
@@ -155,34 +63,49 @@ class PreferenceStage(LongVAStage[PreferConfig, PreferenceShards]):
 
     def check_inputs(self) -> None:
         check_readable(checkpoint_folder(self.base))
-        if fingerprint_checkpoint(self.base) != self.shards.metadata.reference:
+        settings = self.config
+        check_reference(self.shards, self.base, settings.reference)
+        if settings.train == "all" and not self.shards.metadata.row_grids:
             raise PreferenceShardError(
-                f"the log-probabilities in {self.shards.place} are not those of {self.base}, which "
-                "training would start from; train the model that prepared them, or prepare the "
-                "preferences again with this one"
+                f"{self.shards.place} holds no pixels, which --prefer.train all encodes anew; "
+                "prepare the preferences again with --preferences.pixels"
             )
-        first = self.shards[0]
-        try:
-            self._tokens.take(first.medium, first.frames_F, torch.zeros(1, dtype=torch.int64))
-        except (KeyError, ShardError) as error:
-            raise PreferenceShardError(
-                f"{error.args[0]}; say where the videos of these pairs are encoded (--store), or "
-                "prepare the preferences again"
-            ) from error
+        if self._reads_store:
+            check_store(self._tokens, self.shards)
         self.log_passes()
+
+    @property
+    def _reads_store(self) -> bool:
+        return self.config.train == "language" or self.config.reference == "live"
 
     def choose_trained(self, model: LongVAForConditionalGeneration) -> None:
         model.requires_grad_(True)
-        model.frame_encoder.requires_grad_(False)
+        model.frame_encoder.projector.requires_grad_(self.config.train == "all")
+        model.frame_encoder.tower.requires_grad_(self.config.trains_tower)
 
     def loss_module(
         self, model: LongVAForConditionalGeneration, group: dist.ProcessGroup | None
     ) -> PreferenceLoss:
-        self._module = PreferenceLoss(model, group, self.config)
+        reference = None
+        if self.config.reference == "live":
+            loaded = load_language_model(
+                self.base, dtype=DTYPES[self.config.dtype], attn_implementation=NAME
+            )
+            reference = loaded.model.requires_grad_(False)
+            self.slim(reference)
+        self._module = PreferenceLoss(
+            model,
+            group,
+            self.config,
+            reference=reference,
+            recompute=self.config.checkpoint_activations and self.config.trains_tower,
+        )
         return self._module
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.language_model().parameters()), "lr_factor": 1.0}]
+    def check(self) -> None:
+        super().check()
+        if self._module is not None and self._module.reference is not None:
+            assert_rope(self._module.reference, self._module.reference.config)
 
     def measured(self) -> dict[str, float]:
         told = self._losses().take()
@@ -195,60 +118,122 @@ class PreferenceStage(LongVAStage[PreferConfig, PreferenceShards]):
 
     def identity(self) -> dict[str, Any]:
         settings = self.config
+        # Not there with `language`, the only one there was: such runs go on.
+        trained = {} if settings.train == "language" else {"train": settings.train}
         return super().identity() | {
             "loss": settings.loss,
             "beta": settings.beta,
             "sft_weight": settings.sft_weight,
+            **trained,
         }
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        rows = self.rows(step, self.mesh().data_rank)
-        return [self._micro_batch(self.shards[row], counts=True) for row in rows]
+        mesh = self.mesh()
+        rings = [self.rows(step, data_rank) for data_rank in range(mesh.data_size)]
+        return [
+            self._micro_batch(self.shards, rows, rows[mesh.data_rank])
+            for rows in zip(*rings, strict=True)
+        ]
 
     def validate(self, run: Callable[..., Any]) -> dict[str, float]:
         """Means over the held-out pairs, of the loss and of what `measured` has."""
         shards, mesh = self.held_out(), self.mesh()
-        for (row,) in batches_in_order(
-            len(shards), rows_per_batch=1, data_rank=mesh.data_rank, data_size=mesh.data_size
-        ):
-            batch = self._micro_batch(shards[row or 0], counts=row is not None)
+        rings = [
+            batches_in_order(
+                len(shards), rows_per_batch=1, data_rank=data_rank, data_size=mesh.data_size
+            )
+            for data_rank in range(mesh.data_size)
+        ]
+        for abreast in zip(*rings, strict=True):
+            rows = [row for (row,) in abreast]
+            batch = self._micro_batch(shards, rows, rows[mesh.data_rank])
             run(**batch.inputs, denominator=1)
         return self._losses().take()
 
-    def _micro_batch(self, row: PreferenceRow, *, counts: bool) -> MicroBatch:
-        """This rank's share of a pair."""
-        mesh, lengths = self.mesh(), row.document_lengths
+    def _micro_batch(
+        self, shards: PreferenceShards, rows: Sequence[int | None], mine: int | None
+    ) -> MicroBatch:
+        """This rank's share of a pair.
+
+        Args:
+            rows: what all rings read side by side.
+            mine: what this one reads; None, a pair that does not count.
+        """
+        row, mesh = shards[mine or 0], self.mesh()
+        lengths = row.document_lengths
         layout = ZigzagLayout(document_lengths=lengths, world_size=mesh.ring_size)
         ids_BT = torch.from_numpy(row.input_ids_T.astype(np.int64))[None]
         answer_BT = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None]
         answer_BL = layout.split(answer_BT, mesh.ring_rank, dim=1, pad_value=0)
+        number_S = self._visual_numbers(row, ids_BT, layout)
         batch = self.micro_batch(
             ids_BT,
             _is_answer(row)[None],
             layout,
             num_tokens=ids_BT.shape[1],
-            flops=training_flops(self.language_model().config, lengths),
+            flops=self._flops(row),
             answer_BL=answer_BL.to(self.device),
-            visual_SD=self._visual_share(row, ids_BT, layout),
-            pair=PairFacts(
-                reference_A=torch.tensor(row.reference, dtype=torch.float64, device=self.device),
-                tokens_A=torch.tensor(row.answer_lengths, device=self.device),
-                counts=counts,
-            ),
+            stored_SD=self._stored(row, number_S),
+            visual=self._visual_share(shards, [each or 0 for each in rows], row, number_S),
+            pair=self._facts(row, counts=mine is not None),
         )
         return dataclasses.replace(batch, num_labels=int(mesh.ring_rank == 0))
 
-    def _visual_share(
+    def _facts(self, row: PreferenceRow, *, counts: bool) -> PairFacts:
+        reference_A = None
+        if self.config.reference == "stored":
+            reference_A = torch.tensor(row.reference, dtype=torch.float64, device=self.device)
+        tokens_A = torch.tensor(row.answer_lengths, device=self.device)
+        return PairFacts(reference_A=reference_A, tokens_A=tokens_A, counts=counts)
+
+    def _visual_numbers(
         self, row: PreferenceRow, ids_BT: torch.Tensor, layout: ZigzagLayout
     ) -> torch.Tensor:
-        """The visual tokens of this rank's placeholders, in order, (S, D)."""
+        """Of each of this rank's placeholders, in order, its number in its document: (S,)."""
         mask_T = placeholder_mask(ids_BT, self.model().config.placeholder_ids)[0]
         numbers = [
             torch.where(mask, mask.cumsum(0) - 1, -1) for mask in mask_T.split(row.document_lengths)
         ]
         number_L = layout.split(torch.cat(numbers), self.mesh().ring_rank, dim=0, pad_value=-1)
-        number_S = number_L[number_L >= 0]
-        return self._tokens.take(row.medium, row.frames_F, number_S).to(self.device)
+        return number_L[number_L >= 0]
+
+    def _stored(self, row: PreferenceRow, number_S: torch.Tensor) -> torch.Tensor | None:
+        """The store's visual tokens of these numbers, (S, D), on the CPU: all pairs of a step are
+        read before the first is computed."""
+        if not self._reads_store:
+            return None
+        return self._tokens.take(row.medium, row.frames_F, number_S)
+
+    def _visual_share(
+        self,
+        shards: PreferenceShards,
+        rows: Sequence[int],
+        row: PreferenceRow,
+        number_S: torch.Tensor,
+    ) -> VisualShare | None:
+        """The pixels of this rank's visual tokens, encoded as often as any ring that reads one of
+        `rows` has to."""
+        if self.config.train == "language":
+            return None
+        assert row.cut is not None, "check_inputs wants pixels"
+        data = shards.metadata
+        num_runs = encoder_runs(
+            [(data.row_tokens[each], data.row_grids[each]) for each in rows],
+            self.model().config.grids,
+            ring_size=self.mesh().ring_size,
+            grids_per_forward=self.config.grids_per_forward,
+        )
+        source_S2 = torch.tensor(row.cut.source_S2)[number_S]
+        return VisualShare.of(row.cut.grids_GYXC, source_S2, num_runs, self.device)
+
+    def _flops(self, row: PreferenceRow) -> float:
+        """Model FLOPs of a pair: a live reference adds a forward pass, a third of a step."""
+        flops = training_flops(self.language_model().config, row.document_lengths)
+        if self.config.reference == "live":
+            flops *= 4 / 3
+        if self.config.train == "all" and row.cut is not None:
+            flops += self.tower_flops(len(row.cut.grids_GYXC))
+        return flops
 
     @functools.cached_property
     def _tokens(self) -> MediaTokens:

@@ -1,4 +1,4 @@
-"""Preference tuning from a file of pairs to a model, by the two jobs on real Ray workers."""
+"""Preference tuning from a file of pairs to a model that answers, by the jobs on Ray workers."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ from preference_world import pair, write_pairs
 from run_job import run_job
 from vision_world import write_base, write_image
 
+from longva_ray.commands import ask
 from longva_ray.lm.load import load_longva
+from longva_ray.options import parse
 from longva_ray.tiny.videos import write_haystack
 
 
@@ -28,12 +30,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_pairs_become_a_model_that_prefers(ray_cluster: str, tmp_path: Path) -> None:
+def test_pairs_become_a_model_that_prefers(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With pixels, from which tower and projector learn too."""
     base = write_base(tmp_path / "base")
     pairs = write_pairs(tmp_path, records(tmp_path))
     shards = str(tmp_path / "shards")
     prepare = ("--model", base, "--data", str(pairs), "--store", str(tmp_path / "store"))
-    hold_out = ("--preferences.held-out", "1")
+    hold_out = ("--preferences.held-out", "1", "--preferences.pixels")
     assert run_job("prepare_preferences", *prepare, "--output", shards, *hold_out) == 0
     reports = [
         json.loads((tmp_path / "shards" / name / "report.json").read_text())
@@ -54,6 +59,7 @@ def test_pairs_become_a_model_that_prefers(ray_cluster: str, tmp_path: Path) -> 
         "cpus-per-worker": 0.5,
         "validate-every": 2,
         "max-failures": 0,
+        "train": "all",
     }
     status = run_job(
         "prefer",
@@ -80,5 +86,10 @@ def test_pairs_become_a_model_that_prefers(ray_cluster: str, tmp_path: Path) -> 
         load_longva(place, dtype=torch.float32)[0].state_dict() for place in (base, run / "final")
     )
     for name, tensor in before.items():
-        moved = not torch.equal(tensor, after[name])
-        assert moved == name.startswith("language_model."), name
+        assert not torch.equal(tensor, after[name]), name
+    # Encoded anew by the new tower, beside what the old one made.
+    question = [str(tmp_path / "frames" / "0.png"), "What is it?", "--max-new-tokens", "8"]
+    places = ["--model", str(run / "final"), "--store", str(tmp_path / "store")]
+    capsys.readouterr()
+    assert ask.run(parse(ask.Options, question + places)) == 0
+    assert capsys.readouterr().out.strip()

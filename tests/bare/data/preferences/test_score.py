@@ -30,7 +30,7 @@ def test_stored_log_probabilities_are_those_of_plain_transformers(world: Path) -
     model, processor = load_longva(world / "base", dtype=torch.float32, attn_implementation="sdpa")
     for row, (name, _, _, *answers) in zip(PreferenceShards(world / "shards"), PAIRS, strict=True):
         assert row.pair_id == name
-        likely = [float(each) for each in plain_logprobs(world, model, row)]
+        likely = [float(each.detach()) for each in plain_logprobs(world, model, row)]
         assert row.reference == pytest.approx(likely, abs=1e-3)
         documents = torch.from_numpy(row.input_ids_T.copy()).split(row.document_lengths)
         for ids_T, length, answer in zip(documents, row.answer_lengths, answers, strict=True):
@@ -43,9 +43,27 @@ def test_shards_say_what_is_in_them(world: Path) -> None:
     assert (data.num_samples, data.num_left_out) == (5, 0)
     assert data.num_tokens == sum(len(row.input_ids_T) for row in shards)
     assert data.num_trained == sum(sum(row.answer_lengths) for row in shards)
-    assert [len(row.frames_F) for row in shards] == [3, 12, 7, 12, 3]
+    assert [len(row.frames_F) for row in shards] == [3, 12, 7, 0, 3]
     assert data.spec.tokens_per_frame == 4
+    assert (data.row_grids, data.row_tokens) == ((), ())
+    assert all(row.cut is None for row in shards)
     assert list(shards.verify()) == [None]
+
+
+def test_pixels_and_a_live_reference_change_nothing_else(world: Path) -> None:
+    samples = read_samples([str(world / "pairs.jsonl")], image_folder=None, seed=0)
+    write_preferences(world, samples, inside="live", live=True, pixels=True, frames=4)
+    write_preferences(world, samples, inside="plain", frames=4)
+    live, plain = (PreferenceShards(world / name) for name in ("live", "plain"))
+    assert live.metadata.row_grids == (3, 4, 4, 6, 3)
+    assert live.metadata.row_tokens == tuple(len(row.input_ids_T) for row in plain)
+    assert list(live.verify()) == [None]
+    for found, row in zip(live, plain, strict=True):
+        assert found.reference == ()
+        assert found.cut is not None
+        assert len(found.cut.source_S2) == 4 * len(found.cut.grids_GYXC)
+        assert found.input_ids_T.tolist() == row.input_ids_T.tolist()
+        assert (found.medium, found.answer_lengths) == (row.medium, row.answer_lengths)
 
 
 def test_frames_are_spread_evenly(world: Path) -> None:
