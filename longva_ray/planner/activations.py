@@ -1,9 +1,10 @@
 """Memory that comes and goes within a step, for a number of tokens.
 
-Of four moments only the largest counts: the loss, and in the backward pass of a layer its MLP, its
-norms, its attention. The numbers of tensors alive at each moment are those of transformers' Qwen2
-and Llama layers with the attention of `ring` and the loss of `lm.loss`. They were read off measured
-steps, and tests compare them with such steps.
+Of these moments only the largest counts: the loss, and in the backward pass of a layer its MLP, its
+norms, its attention; last the vision tower, where it learns (`planner.vision`). The numbers of
+tensors alive at each moment are those of transformers' Qwen2 and Llama layers with the attention of
+`ring` and the loss of `lm.loss`. They were read off measured steps, and tests compare them with
+such steps.
 
 Letters in formulas: L tokens on a GPU, D width, I intermediate width, A query width (heads x head
 dimension), K key width, N query heads, V words, b bytes of an activation, n layers, S tokens of a
@@ -16,6 +17,7 @@ from longva_ray.lm.tiled_loss import TILE_BYTES
 from longva_ray.lm.tiled_mlp import num_tiles
 from longva_ray.planner.setup import Setup
 from longva_ray.planner.term import Term
+from longva_ray.planner.vision import pair_loss_term, vision_terms
 
 KERNEL_SUMS = "sums inside the attention kernel"
 """The one term that no count of live tensors sees."""
@@ -23,7 +25,9 @@ KERNEL_SUMS = "sums inside the attention kernel"
 
 def activation_terms(setup: Setup, tokens: int) -> list[Term]:
     """The terms that come and go within a step: all but weights, gradients and optimizer."""
-    return [*_kept(setup, tokens), *_moments(setup, tokens)]
+    kept = _kept(setup, tokens)
+    held = sum(term.gpu for term in kept if term.moment == "held")
+    return [*kept, *vision_terms(setup, tokens, held), *_moments(setup, tokens)]
 
 
 def _kept(setup: Setup, tokens: int) -> list[Term]:
@@ -146,6 +150,8 @@ def _in_kernels(setup: Setup, a: int, k: int) -> list[Term]:
 
 
 def _loss(setup: Setup, tokens: int) -> Term:
+    if setup.vision is not None:
+        return pair_loss_term(setup, tokens)
     m, b = setup.model, setup.itemsize
     final = (3 * b if setup.fused else 4 + 3 * b) * tokens * m.width
     if not setup.tiled_loss:

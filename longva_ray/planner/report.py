@@ -7,17 +7,17 @@ line. Reads configs only: no weights, no network.
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from longva_ray.planner.limit import Limit, bytes_at, limit_of
 from longva_ray.planner.memory import GIB, Budget, longest, peak, terms
-from longva_ray.planner.setup import ModelShape, Setup
+from longva_ray.planner.setup import ModelShape, Setup, VisionShape
 from longva_ray.planner.switches import switches
 from longva_ray.settings.recipe import Recipe
-from longva_ray.settings.training import ExtendConfig
+from longva_ray.settings.training import ExtendConfig, PreferConfig
 
 PAPERS_MODEL = "lmms-lab/LongVA-7B"
 """On the hub; its architecture is the default of `LongVAConfig`, so nothing is fetched."""
@@ -31,6 +31,9 @@ class PlanOptions:
 
     recipe: str = "tiny"
     """Named set-up whose model and training switches are planned."""
+    stage: Literal["extend", "prefer"] = "extend"
+    """Text extension, or preference tuning, where a sequence is a pair: its prompt twice, with both
+    answers."""
     model: str | None = None
     """Folder with the config.json of another model."""
     gpus: int = 8
@@ -40,12 +43,14 @@ class PlanOptions:
     """Memory of one node's host; None does not limit it."""
     gpus_per_node: int = 8
     ring_size: int | None = None
-    """GPUs that share one sequence; None means all."""
+    """GPUs that share one sequence; None means all, for preferences what `--prefer.ring-size`
+    says."""
     length: int | None = None
     """Tokens of the sequence that the table is for; None means the recipe's longest."""
     json: bool = False
     """Print JSON instead of tables."""
     extend: ExtendConfig
+    prefer: PreferConfig
 
 
 def bytes_of(text: str) -> float:
@@ -76,31 +81,62 @@ def planned_config(model: str | None) -> Any:
     return language_config(model)
 
 
+def planned_setup(options: PlanOptions, recipe: Recipe) -> tuple[Setup, int]:
+    """What is planned, and the longest sequence of the recipe in tokens.
+
+    Raises ValueError as `make_plan`.
+    """
+    if options.prefer.num_workers != recipe.prefer.num_workers:
+        raise ValueError("a plan takes --gpus, not the number of workers of --prefer")
+    for name in ("num_workers", "ring_size"):
+        if getattr(options.extend, name) != getattr(recipe.extend, name):
+            raise ValueError("a plan takes --gpus and --ring-size, not those of --extend")
+    place = options.model or recipe.checkpoint
+    model = ModelShape.of(planned_config(place))
+    if options.stage == "extend":
+        setup = Setup(
+            model=model,
+            gpus=options.gpus,
+            train=options.extend,
+            ring_size=options.ring_size or options.gpus,
+        )
+        return setup, options.extend.max_tokens
+    ring_size = options.ring_size or options.prefer.ring_size
+    # How many rings there are, the plan itself knows.
+    train = dataclasses.replace(options.prefer, num_workers=ring_size, ring_size=ring_size)
+    setup = Setup(model=model, gpus=options.gpus, train=train, ring_size=ring_size)
+    setup = dataclasses.replace(setup, vision=VisionShape.of(planned_longva(place)))
+    return setup, 2 * recipe.preferences.max_tokens
+
+
+def planned_longva(model: str | None) -> Any:
+    """Config of a LongVA checkpoint, for a stage that sees; of the paper's by its name.
+
+    Raises ValueError for a model without eyes.
+    """
+    from longva_ray.lm.layout import load_longva_config
+    from longva_ray.lm.longva_config import LongVAConfig
+
+    return LongVAConfig() if model == PAPERS_MODEL else load_longva_config(str(model))
+
+
 def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
     """Everything that the tables show, in bytes and tokens.
 
     Raises ValueError for a model that is not there and options that do not fit each other.
     """
-    for name in ("num_workers", "ring_size"):
-        if getattr(options.extend, name) != getattr(recipe.extend, name):
-            raise ValueError("a plan takes --gpus and --ring-size, not those of --extend")
-    model = ModelShape.of(planned_config(options.model or recipe.checkpoint))
-    setup = Setup(
-        model=model,
-        gpus=options.gpus,
-        train=options.extend,
-        ring_size=options.ring_size or options.gpus,
-    )
+    setup, longest_length = planned_setup(options, recipe)
     host = None
     if options.host_memory is not None:
         host = bytes_of(options.host_memory) / min(options.gpus, options.gpus_per_node)
     budget = Budget(gpu=bytes_of(options.gpu_memory), host=host)
-    length = options.length or options.extend.max_tokens
+    length = options.length or longest_length
     found = terms(setup, -(-length // setup.ring_size))
     gpu, host_needed = peak(found)
     limit = limit_of(setup, budget)
     return {
-        "model": dataclasses.asdict(model),
+        "stage": options.stage,
+        "model": dataclasses.asdict(setup.model),
         "gpus": setup.gpus,
         "ring_size": setup.ring_size,
         "length": length,
@@ -129,9 +165,10 @@ def make_plan(options: PlanOptions, recipe: Recipe) -> dict[str, Any]:
 def print_plan(plan: dict[str, Any], console: Console) -> None:
     """Two tables: the terms at one length, and the longest sequence by switch."""
     model = plan["model"]
+    sequence = "pair of answers with its prompt twice," if plan["stage"] == "prefer" else "sequence"
     title = (
         f"{model['parameters'] / 1e9:.2f}B parameters, {plan['gpus']} GPUs in rings of "
-        f"{plan['ring_size']}, one sequence of {plan['length']:,} tokens"
+        f"{plan['ring_size']}, one {sequence} of {plan['length']:,} tokens"
     )
     table = Table(title=title)
     for column in ("what", "when", "formula"):

@@ -53,6 +53,46 @@ class ModelShape:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VisionShape:
+    """The numbers of a CLIP tower and its projector that memory depends on."""
+
+    layers: int
+    """That are used."""
+    width: int
+    intermediate: int
+    patches: int
+    """Of a grid, without the class token."""
+    tokens: int
+    """Of a grid, after pooling."""
+    grid_size: int
+    tower: int
+    """Parameters."""
+    projector: int
+    """Parameters."""
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Of a `LongVAConfig`; the encoder is built without storage and counted."""
+        import torch
+
+        from longva_ray.lm.longva import build_frame_encoder
+
+        with torch.device("meta"):
+            encoder = build_frame_encoder(config)
+        tower, vision = encoder.tower, config.vision
+        return cls(
+            layers=tower.clip.config.num_hidden_layers,
+            width=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+            patches=encoder.tokens_per_grid * encoder.pool_stride**2,
+            tokens=encoder.tokens_per_grid,
+            grid_size=encoder.grid_size,
+            tower=sum(p.numel() for p in tower.parameters()),
+            projector=sum(p.numel() for p in encoder.projector.parameters()),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
     """A model, GPUs, and every switch that memory depends on.
 
@@ -65,6 +105,8 @@ class Setup:
     """Read for dtype, ZeRO, offload, checkpoints, MLP tiles and the ring's schedule; not for the
     number of workers."""
     ring_size: int
+    vision: VisionShape | None = None
+    """Tower and projector, of a stage that has them."""
     keep_ring: bool = True
     tiled_loss: bool = True
     fused: bool = True

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from longva_ray.planner.setup import Setup
+from longva_ray.settings.training import PreferConfig
 
 ALWAYS_ON = "(always on)"
 
@@ -32,6 +33,7 @@ class Switch(NamedTuple):
 
 def switches(setup: Setup) -> Iterator[Switch]:
     """Every switch that memory depends on, all else as in the set-up."""
+    stage = "prefer" if isinstance(setup.train, PreferConfig) else "extend"
 
     def planned(**changes: Any) -> Setup:
         return dataclasses.replace(setup, **changes)
@@ -39,34 +41,15 @@ def switches(setup: Setup) -> Iterator[Switch]:
     def trained(**changes: Any) -> Setup:
         return planned(train=dataclasses.replace(setup.train, **changes))
 
-    yield Switch(
-        "tiled loss",
-        ALWAYS_ON,
-        ALWAYS_ON,
-        "never holds the scores of all words for all tokens",
-        *(planned(tiled_loss=on) for on in (False, True)),
-    )
-    yield Switch(
-        "activation checkpoints",
-        "--extend.checkpoint-activations",
-        "--extend.no-checkpoint-activations",
-        "holds the inputs of layers alone; computes every layer twice",
-        *(trained(checkpoint_activations=on) for on in (False, True)),
-    )
-    yield Switch(
-        "checkpoints on the host",
-        "--extend.offload-activations",
-        "--extend.no-offload-activations",
-        HOST,
-        *(trained(offload_activations=on) for on in (False, True)),
-    )
-    yield Switch(
-        "tiled MLPs",
-        "--extend.tile-mlps",
-        "--extend.no-tile-mlps",
-        "computes some tokens at a time",
-        *(trained(tile_mlps=on) for on in (False, True)),
-    )
+    if stage == "extend":  # that of two answers is never anything else
+        yield Switch(
+            "tiled loss",
+            ALWAYS_ON,
+            ALWAYS_ON,
+            "never holds the scores of all words for all tokens",
+            *(planned(tiled_loss=on) for on in (False, True)),
+        )
+    yield from _activations(setup, trained, stage)
     yield Switch(
         "kept ring outputs",
         ALWAYS_ON,
@@ -76,8 +59,8 @@ def switches(setup: Setup) -> Iterator[Switch]:
     )
     yield Switch(
         "all-gathered keys",
-        "--extend.ring-schedule all_gather",
-        "--extend.ring-schedule ring",
+        f"--{stage}.ring-schedule all_gather",
+        f"--{stage}.ring-schedule ring",
         "holds all keys at once, for fewer messages; longer without",
         *(trained(ring_schedule=schedule) for schedule in ("ring", "all_gather")),
     )
@@ -89,22 +72,69 @@ def switches(setup: Setup) -> Iterator[Switch]:
         *(planned(ring_size=size) for size in (1, setup.gpus)),
     )
     if setup.train.zero_stage:
-        yield from _model_states(trained)
+        yield from _model_states(trained, stage)
+    if stage == "prefer":
+        yield from _second_models(trained)
 
 
-def _model_states(trained: Callable[..., Setup]) -> Iterator[Switch]:
+def _activations(setup: Setup, trained: Callable[..., Setup], stage: str) -> Iterator[Switch]:
+    """What of a layer is held at a time, and where."""
+    yield Switch(
+        "activation checkpoints",
+        f"--{stage}.checkpoint-activations",
+        f"--{stage}.no-checkpoint-activations",
+        "holds the inputs of layers alone; computes every layer twice",
+        *(trained(checkpoint_activations=on) for on in (False, True)),
+    )
+    yield Switch(
+        "checkpoints on the host",
+        f"--{stage}.offload-activations",
+        f"--{stage}.no-offload-activations",
+        HOST,
+        *(trained(offload_activations=on) for on in (False, True)),
+    )
+    # Several rings of rows of different lengths would wait for each other (`settings.training`).
+    if stage == "extend" or setup.train.zero_stage < 3 or setup.ring_size == setup.gpus:
+        yield Switch(
+            "tiled MLPs",
+            f"--{stage}.tile-mlps",
+            f"--{stage}.no-tile-mlps",
+            "computes some tokens at a time",
+            *(trained(tile_mlps=on) for on in (False, True)),
+        )
+
+
+def _second_models(trained: Callable[..., Setup]) -> Iterator[Switch]:
+    """What preference tuning may have beside the language model."""
+    yield Switch(
+        "live reference",
+        "--prefer.reference live",
+        "--prefer.reference stored",
+        "holds a second language model, for pairs without log-probabilities; longer without",
+        *(trained(reference=reference) for reference in ("stored", "live")),
+    )
+    yield Switch(
+        "trained tower",
+        "--prefer.train all",
+        "--prefer.train language",
+        "encodes anew, and trains what encodes; longer without",
+        *(trained(train=train) for train in ("language", "all")),
+    )
+
+
+def _model_states(trained: Callable[..., Setup], stage: str) -> Iterator[Switch]:
     """Where weights, gradients and optimizer states lie; DeepSpeed alone can move them."""
     yield Switch(
         "model states on the host",
-        "--extend.offload",
-        "--extend.no-offload",
+        f"--{stage}.offload",
+        f"--{stage}.no-offload",
         HOST,
         *(trained(offload=on) for on in (False, True)),
     )
     yield Switch(
         "ZeRO-3 instead of ZeRO-1",
-        "--extend.zero-stage 3",
-        "--extend.zero-stage 1",
+        f"--{stage}.zero-stage 3",
+        f"--{stage}.zero-stage 1",
         "divides weights and gradients, too; gathers those of a layer when it runs",
         *(trained(zero_stage=stage) for stage in (1, 3)),
     )

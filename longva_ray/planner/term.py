@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal, TypeAlias
 
-Moment: TypeAlias = Literal["held", "loss", "mlp", "norms", "attention"]
-"""`held` all the time, or at one of four moments of a step that never coincide."""
+Moment: TypeAlias = Literal["held", "loss", "mlp", "norms", "attention", "tower"]
+"""`held` all the time, or at one of five moments of a step that never coincide."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,11 +53,34 @@ def test_tables_say_what_fits_and_what_switches_buy() -> None:
     assert all(plan["longest"] in sides for sides in rows.values())
 
 
-def test_switches_are_named_as_they_are_typed_and_explained() -> None:
-    plan = plan_of("--recipe", "longva_7b", "--host-memory", "256GiB")
+def test_preference_tuning_is_planned_by_pairs() -> None:
+    def plan(*arguments: str) -> dict[str, Any]:
+        return plan_of("--recipe", "longva_7b", "--stage=prefer", "--prefer.no-offload", *arguments)
+
+    def weights(of: dict[str, Any], name: str) -> float:
+        return sum(term["gpu"] + term["host"] for term in of["terms"] if term["name"] == name)
+
+    plain, live, tower = plan(), plan("--prefer.reference", "live"), plan("--prefer.train", "all")
+    assert (plain["ring_size"], plain["length"]) == (1, 65_536)
+    assert plain["longest"] > live["longest"] > 10_000
+    assert plain["longest"] > tower["longest"] > 10_000
+    language = 2 * 7_615_616_512 / 8  # bytes of bfloat16 weights on each of 8 GPUs
+    encoder = weights(plain, "weights that do not learn")
+    assert weights(live, "weights that do not learn") == language + encoder
+    assert weights(tower, "weights") == language + encoder
+    shared = plan("--prefer.ring-size", "8", "--prefer.tile-mlps")
+    assert shared["ring_size"] == 8
+    assert shared["longest"] > 6 * plain["longest"]
+    with pytest.raises(ValueError, match="not the number of workers of --prefer"):
+        plan("--prefer.num-workers", "4")
+
+
+@pytest.mark.parametrize("stage", ["extend", "prefer"])
+def test_switches_are_named_as_they_are_typed_and_explained(stage: str) -> None:
+    plan = plan_of("--recipe", "longva_7b", "--host-memory", "256GiB", "--stage", stage)
     options = [row["option"] for row in plan["switches"]]
     typed = [option for option in options if option.startswith("--")]
-    assert len(typed) == len(options) - 2  # two are always on
+    assert len(options) - len(typed) == (2 if stage == "extend" else 1)  # those are always on
     parse(PlanOptions, " ".join(typed).split())  # exits at an unknown one
     for row in plan["switches"]:
         if row["off"] > row["on"]:
