@@ -7,10 +7,10 @@ outcome apart from the trial. So a larger grid of the same test goes on in the s
 another model or deciding setting begins a new one.
 
 The training-free baseline (paper, section 5.1) is one subject under each of several RoPE bases,
-untrained. The best of them becomes a panel right after that subject. Which subject it is differs
-between the tests, as it does in the paper's figures. The test on text takes the *first*, the model
-before extension. The test on video takes the *last*, so that the baseline is the last panel of
-Figure 4.
+untrained; the best of them by score is shown. It is a subject of its own where one is named so
+(`baselines`). Otherwise the bases in the settings are tried on one of the others, and the best
+becomes a panel right after it. The test on text takes the *first*, the model before extension. The
+test on video and questions take the *last*, so that the baseline is the last panel of Figure 4.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import ray
 from longva_ray.cluster.gang import MakeWorker
 from longva_ray.cluster.job import connect
 from longva_ray.evaluate.ledger import Ledger, TrialOutcome
-from longva_ray.evaluate.report import ModelResult, best_base
+from longva_ray.evaluate.report import ModelResult, best_base, exact_score
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.evaluate.sweep import sweep
 from longva_ray.files.digest import fingerprint_of
@@ -65,17 +65,38 @@ def try_models(
     rope_bases: Sequence[float],
     *,
     raise_base_of: Literal["first", "last"],
+    score: Callable[[ModelResult], float] = exact_score,
 ) -> tuple[list[ModelResult], list[ModelResult]]:
-    """(results of all subjects, with the best RoPE base as one more model after the one whose base
-    was raised; results of each base)."""
-    results = [test(subject) for subject in subjects]
-    place = 0 if raise_base_of == "first" else len(subjects) - 1
-    raised = subjects[place]
-    tried = [
-        test(dataclasses.replace(raised, name=f"{raised.name}, base {base:g}", rope_base=base))
-        for base in rope_bases
-    ]
-    results[place + 1 : place + 1] = best_base(tried, raised.name)
+    """(results of all subjects, results of each RoPE base that was tried).
+
+    Args:
+        rope_bases: in place of those of a subject with `try_bases`. Where there is no such subject
+            they are tried on the one that `raise_base_of` says, and the best of them is one more
+            result after its own.
+        score: by which the best base is chosen.
+    """
+    results: list[ModelResult] = []
+    tried: list[ModelResult] = []
+
+    def try_bases(subject: Subject, bases: Sequence[float], title: str) -> None:
+        found = [
+            test(
+                dataclasses.replace(subject, name=f"{subject.name}, base {base:g}", rope_base=base)
+            )
+            for base in bases
+        ]
+        results.extend(best_base(found, title, score))
+        tried.extend(found)
+
+    named = any(subject.try_bases for subject in subjects)
+    raised = subjects[0 if raise_base_of == "first" else -1]
+    for subject in subjects:
+        if subject.try_bases:
+            try_bases(subject, rope_bases or subject.try_bases, subject.name)
+        else:
+            results.append(test(subject))
+            if subject is raised and not named:
+                try_bases(subject, rope_bases, f"{subject.name}, training-free best")
     return results, tried
 
 

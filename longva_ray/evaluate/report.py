@@ -18,12 +18,30 @@ ModelResult = dict[str, Any]
 """What a report says of one model."""
 
 
-def best_base(tried: Sequence[ModelResult], name: str) -> list[ModelResult]:
-    """The best of the RoPE bases tried on a model as one more model; none when none was tried."""
+def exact_score(result: ModelResult) -> float:
+    """Share of right answers of a needle test, by the paper's rule."""
+    score: float = result["average"]["exact"]["score"]
+    return score
+
+
+def best_base(
+    tried: Sequence[ModelResult], title: str, score: Callable[[ModelResult], float] = exact_score
+) -> list[ModelResult]:
+    """The best of the RoPE bases tried on a model as a model of that title; none when none was
+    tried. Of equal ones it is the first."""
     if not tried:
         return []
-    best = max(tried, key=lambda result: result["average"]["exact"]["score"])
-    return [best | {"name": f"{name}, training-free best", "best_of": len(tried)}]
+    return [max(tried, key=score) | {"name": title, "best_of": len(tried)}]
+
+
+def training_free_lines(
+    report: Mapping[str, Any], score: Callable[[ModelResult], float] = exact_score
+) -> list[str]:
+    """A line for each RoPE base that was tried."""
+    return [
+        f"training-free, base {model['rope_base']:g}: {score(model):.3f}"
+        for model in report["training_free"]
+    ]
 
 
 def describe_subject(subject: Subject, weights: str) -> ModelResult:
@@ -48,10 +66,7 @@ def describe_models(report: Mapping[str, Any], more: Callable[[ModelResult], Seq
         lines.append(f"{model['name']} ({weights}, RoPE base {model['rope_base']:g})")
         lines += [f"  average, {line}" for line in describe_rates(model["average"])]
         lines += [f"  {line}" for line in more(model)]
-    for model in report["training_free"]:
-        score = model["average"]["exact"]["score"]
-        lines.append(f"training-free, base {model['rope_base']:g}: {score:.3f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *training_free_lines(report)])
 
 
 def write_report(report: Mapping[str, Any], out: Path) -> None:

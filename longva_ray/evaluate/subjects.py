@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from longva_ray.evaluate.baselines import BASELINES, Baseline
 from longva_ray.files.places import model_place
 from longva_ray.settings.base import Dtype
 from longva_ray.settings.sweep import SweepConfig
@@ -27,6 +28,9 @@ class Subject:
     dtype: Dtype
     rope_base: float | None = None
     """RoPE base instead of the checkpoint's: the training-free baseline (paper, section 5.1)."""
+    try_bases: tuple[float, ...] = ()
+    """RoPE bases to try one after another: the best stands for this subject. None given, it is
+    tested as it is."""
     training_length: int | None = None
     """Tokens that its language model was trained on: the dotted line. None asks the checkpoint."""
 
@@ -40,6 +44,8 @@ def named_subjects(
     models: Sequence[str], training_lengths: Sequence[int], dtype: Dtype, *, servers: bool = False
 ) -> list[Subject]:
     """Subjects from a command line: `name=path` each, and their training lengths or none at all.
+
+    The names of `baselines` are shown as the paper has them; all others are free.
 
     Args:
         servers: a path may also be the URL of a server.
@@ -55,17 +61,19 @@ def named_subjects(
             "each, or none"
         )
     named = [model.partition("=") for model in models]
-    names = [name for name, _, _ in named]
-    if not all(name and path for name, _, path in named) or len(set(names)) < len(names):
+    kinds = [BASELINES.get(name, Baseline(title=name)) for name, _, _ in named]
+    titles = {kind.title for kind in kinds}
+    if not all(name and path for name, _, path in named) or len(titles) < len(named):
         raise ValueError(f"models are {list(models)}; want name=path, every name once")
     return [
         Subject(
-            name=name,
+            name=kind.title,
             path=path if servers and _is_server(path) else model_place(path),
             dtype=dtype,
+            try_bases=kind.rope_bases,
             training_length=training_lengths[place] if training_lengths else None,
         )
-        for place, (name, _, path) in enumerate(named)
+        for place, (kind, (_, _, path)) in enumerate(zip(kinds, named, strict=True))
     ]
 
 

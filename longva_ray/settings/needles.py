@@ -64,8 +64,8 @@ class NiahConfig(NeedleConfig):
     """What the haystack is where no essays are given. english: the essays in this package. tiny:
     sentences of the world of longva-tiny, which knows no other words, drawn from the seed."""
     rope_bases: tuple[float, ...] = ()
-    """RoPE bases to try on the first model without any training; the best by score is reported.
-    The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
+    """RoPE bases to try without any training, on the model that is named training-free, else on the
+    first; the best by score is reported. The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
     perplexity_windows: int = 4
     """Windows over which perplexity by position is averaged. A window has the longest length, or
     that of all essays where they are shorter. 0 leaves the plot out."""
@@ -112,8 +112,8 @@ class VniahConfig(NeedleConfig):
     floor: bool = True
     """Ask every question once more without its needle, to see what can be guessed."""
     rope_bases: tuple[float, ...] = ()
-    """RoPE bases to try on the last model without any training; the best by score is reported.
-    The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
+    """RoPE bases to try without any training, on the model that is named training-free, else on the
+    last; the best by score is reported. The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
     compare_plain: bool = False
     """Run everything again without prefix reuse: reports the seconds of both and asserts that no
     decision differs."""

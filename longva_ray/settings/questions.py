@@ -23,6 +23,9 @@ class QuestionsConfig(SweepConfig):
     frame_counts: tuple[int, ...] = ()
     """Ask every question with each of these numbers of frames (Tables 4 and 6 of the paper: 8 to
     384). The videos are encoded once; table and figure show accuracy by number of frames."""
+    rope_bases: tuple[float, ...] = ()
+    """RoPE bases to try without any training, on the model that is named training-free, else on the
+    last; the best by score is reported. The paper tries 3e6 1e7 3e7 1e8 3e8 1e9 (section 5.1)."""
     max_new_tokens: int = 16
     """Longest free answer; lmms-eval takes as many for Video-MME."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longva_ray.evaluate.questions.report import not_asked_lines
+from longva_ray.evaluate.questions.report import further_lines
 
 DPI = 150
 
@@ -26,9 +26,8 @@ _PANEL_INCHES = (6.0, 3.6)
 
 def describe_frames(report: Mapping[str, Any]) -> str:
     """A table for each model; then what was not answered."""
-    models = report["models"]
-    tables = [_table(model, report["by"]) for model in models]
-    return "\n\n".join([*tables, *not_asked_lines(models)])
+    tables = [_table(model, report["by"]) for model in report["models"]]
+    return "\n\n".join([*tables, *further_lines(report)])
 
 
 def _table(model: Mapping[str, Any], by: Sequence[str]) -> str:

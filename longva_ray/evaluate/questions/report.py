@@ -13,12 +13,13 @@ wrong one count. Files of questions do not say here which kind a group is.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longva_ray.evaluate.ledger import TrialOutcome
 from longva_ray.evaluate.questions.records import QuestionRecord
 from longva_ray.evaluate.rates import rate
+from longva_ray.evaluate.report import ModelResult, training_free_lines
 
 MISSING = "(missing)"
 """Row of the questions that lack a field."""
@@ -79,6 +80,13 @@ def summarise(answered: Sequence[Answered], by: Sequence[str]) -> dict[str, Any]
     }
 
 
+def score(model: ModelResult) -> float:
+    """Share of all questions that are right, the mean over numbers of frames where there are
+    several."""
+    asked = model.get("by_frames", [model])
+    return sum(each["average"]["questions"]["score"] for each in asked) / len(asked)
+
+
 def describe_questions(report: Mapping[str, Any]) -> str:
     """A report as a table, a row for each value of a field and a column for each model; then what
     was not answered."""
@@ -98,17 +106,19 @@ def describe_questions(report: Mapping[str, Any]) -> str:
         "  ".join([name.ljust(first), *(cell.ljust(width) for cell in cells)]).rstrip()
         for name, cells in rows
     ]
-    return "\n".join([*lines, *not_asked_lines(models)])
+    return "\n".join([*lines, *further_lines(report)])
 
 
-def not_asked_lines(models: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each video and image that could not be read."""
-    return [
+def further_lines(report: Mapping[str, Any]) -> list[str]:
+    """A line for each RoPE base that was tried, and for each video and image that could not be
+    read."""
+    not_asked = [
         f"{model['name']}: {len(each['questions'])} question(s) about "
         f"{each.get('video') or each['image']} not asked: {each['error']}"
-        for model in models
+        for model in report["models"]
         for each in model["not_asked"]
     ]
+    return [*training_free_lines(report, score), *not_asked]
 
 
 def _row(name: str, found: Sequence[Mapping[str, Any] | None]) -> tuple[str, list[str]]:

@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from longva_ray.data.images.chat import Item
-from longva_ray.evaluate.experiment import deciding, fingerprint_subjects, run_trials
+from longva_ray.evaluate.experiment import (
+    deciding,
+    fingerprint_subjects,
+    run_trials,
+    try_models,
+)
 from longva_ray.evaluate.questions.answers import (
     ModelAnswers,
     Plan,
@@ -25,10 +30,10 @@ from longva_ray.evaluate.questions.answers import (
 from longva_ray.evaluate.questions.figure import draw_questions
 from longva_ray.evaluate.questions.frames import draw_frames
 from longva_ray.evaluate.questions.records import QuestionRecord, check_fields
-from longva_ray.evaluate.questions.report import summarise
+from longva_ray.evaluate.questions.report import score, summarise
 from longva_ray.evaluate.questions.served import ask_server
 from longva_ray.evaluate.questions.worker import QuestionWorker
-from longva_ray.evaluate.report import describe_subject, versions, write_report
+from longva_ray.evaluate.report import ModelResult, describe_subject, versions, write_report
 from longva_ray.evaluate.subjects import Subject
 from longva_ray.lm.base_models import is_longva
 from longva_ray.settings.encoding import EncodeConfig
@@ -78,6 +83,14 @@ def run_questions(
     question has, or when nothing can be read.
     """
     here = [subject for subject in subjects if not subject.is_served]
+    named = any(subject.try_bases for subject in subjects)
+    for subject in subjects:
+        is_last = config.rope_bases and not named and subject is subjects[-1]
+        if subject.is_served and (subject.try_bases or is_last):
+            raise ValueError(
+                f"{subject.name} is a server, whose RoPE base cannot be raised from here; name the "
+                "checkpoint, as training-free=PATH"
+            )
     for subject in here:
         if not is_longva(subject.path):
             raise ValueError(f"{subject.path} is no LongVA checkpoint, so it cannot see")
@@ -93,12 +106,6 @@ def run_questions(
     seen = {
         path: _encode(path, weights[path], records, store=store, config=encode) for path in weights
     }
-    models = [
-        ask_server(subject, records, config, out)
-        if subject.is_served
-        else _ask(subject, records, seen[subject.path], config, out)
-        for subject in subjects
-    ]
 
     def scores(model: ModelAnswers) -> dict[str, Any]:
         if not config.frame_counts:
@@ -106,15 +113,22 @@ def run_questions(
         counts = config.frame_counts
         return {"by_frames": [{"frames": n} | summarise(model.by_count[n], by) for n in counts]}
 
+    def test(subject: Subject) -> ModelResult:
+        if subject.is_served:
+            model = ask_server(subject, records, config, out)
+        else:
+            model = _ask(subject, records, seen[subject.path], config, out)
+        return {**model.described, **scores(model), "not_asked": model.not_asked}
+
+    models, tried = try_models(test, subjects, config.rope_bases, raise_base_of="last", score=score)
     report = {
         "test": "questions",
         "settings": dataclasses.asdict(config),
         "encode": dataclasses.asdict(encode),
         "by": list(by),
         "versions": versions(),
-        "models": [
-            {**model.described, **scores(model), "not_asked": model.not_asked} for model in models
-        ],
+        "models": models,
+        "training_free": tried,
     }
     write_report(report, out)
     draw = draw_frames if config.frame_counts else draw_questions

@@ -54,20 +54,22 @@ def average_over_seeds(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     The best RoPE base is the best over all of them. Raises ValueError for reports of other models.
     """
-    trained, tried = (
-        [
-            _pool([report[kind][place] for report in reports])
-            for place in range(len(reports[0][kind]))
-            if "best_of" not in reports[0][kind][place]
-        ]
-        for kind in ("models", "training_free")
-    )
+    tried = [
+        _pool([report["training_free"][place] for report in reports])
+        for place in range(len(reports[0]["training_free"]))
+    ]
+    models = []
+    for place, model in enumerate(reports[0]["models"]):
+        if "best_of" in model:
+            models += best_base(tried, model["name"])
+        else:
+            models.append(_pool([report["models"][place] for report in reports]))
     return {
         "test": "vniah",
         "seeds": len(reports),
         "settings": reports[0]["settings"],
         "versions": reports[0]["versions"],
-        "models": trained + best_base(tried, trained[-1]["name"]),
+        "models": models,
         "training_free": tried,
     }
 

@@ -86,6 +86,7 @@ def report() -> dict[str, Any]:
             {"name": "before", "not_asked": []} | summarise(answered(), by),
             {"name": "after", "not_asked": lost} | summarise(answered()[2:4], by),
         ],
+        "training_free": [{"rope_base": 3e6} | summarise(answered()[2:4], by)],
     }
 
 
@@ -104,6 +105,7 @@ def test_a_table_has_a_column_for_each_model(report: dict[str, Any]) -> None:
         "level: (missing)",
     ]
     assert lines[8:] == [
+        "training-free, base 3e+06: 0.500",
         "after: 1 question(s) about three not asked: is empty",
         "after: 2 question(s) about four not asked: it has no pixels",
     ]
@@ -131,11 +133,12 @@ def frames_report() -> dict[str, Any]:
         scores = [{"frames": n} | summarise(asked(right), by) for n, right in counts.items()]
         return {"name": name, "not_asked": [], "by_frames": scores}
 
-    return {"by": by, "models": [model("LongVA", 2), model("other", 0)]}
+    models = [model("LongVA", 2), model("other", 0)]
+    return {"by": by, "models": models, "training_free": [models[1] | {"rope_base": 1e9}]}
 
 
 def test_a_table_has_a_row_for_each_number_of_frames() -> None:
-    first, second = describe_frames(frames_report()).split("\n\n")
+    first, second, tried = describe_frames(frames_report()).split("\n\n")
     rows = [re.split(r"\s{2,}", line) for line in first.splitlines()]
     assert rows[0] == ["LongVA", "all", "duration: short", "duration: long"]
     assert [row[0] for row in rows[1:]] == [
@@ -147,6 +150,7 @@ def test_a_table_has_a_row_for_each_number_of_frames() -> None:
     assert rows[4][1:] == ["0.250", "0.250", "0.250"]
     assert rows[5][1:] == ["5", "3", "2"]
     assert second.startswith("other")
+    assert tried == "training-free, base 1e+09: 0.200"
 
 
 def test_a_figure_has_a_panel_for_each_model(tmp_path: Path) -> None:

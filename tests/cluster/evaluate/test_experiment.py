@@ -26,7 +26,7 @@ CHOOSE_TRIALS = {
         *("frames", "depths", "floor", "rope_bases", "compare_plain"),
         *("needles", "world", "fitting", "seed"),
     },
-    QuestionsConfig: {"frame_counts"},
+    QuestionsConfig: {"frame_counts", "rope_bases"},
 }
 
 
@@ -70,3 +70,31 @@ def test_the_baseline_follows_the_model_it_was_tried_on(
     (best,) = (model for model in models if "best_of" in model)
     assert (best["best_of"], best["average"]) == (3, tried[1]["average"])
     assert try_models(result, subjects, (), raise_base_of=raise_base_of)[1] == []
+
+
+@pytest.mark.parametrize(("given", "best"), [((), 4.0), ((1.0, 5.0, 3.5, 9.0), 3.5)])
+def test_a_model_that_is_named_training_free_is_the_baseline(
+    given: tuple[float, ...], best: float
+) -> None:
+    """Wherever it stands, and no other is tried; bases in the settings replace its own."""
+    plain, raised, other = (Subject(name=name, path=name, dtype="float32") for name in "abc")
+    raised = dataclasses.replace(raised, try_bases=(8.0, 4.0, 16.0))
+    models, tried = try_models(result, [plain, raised, other], given, raise_base_of="last")
+    assert [model["name"] for model in models] == ["a", "b", "c"]
+    assert [each["name"] for each in tried] == [
+        f"b, base {base:g}" for base in given or raised.try_bases
+    ]
+    found = result(dataclasses.replace(raised, rope_base=best))
+    assert models[1] == found | {"best_of": len(tried)}
+
+
+def test_the_best_base_is_best_by_the_score_of_the_test() -> None:
+    subjects = [Subject(name="a", path="a", dtype="float32")]
+    models, _ = try_models(
+        result,
+        subjects,
+        (3.0, 9.0),
+        raise_base_of="last",
+        score=lambda found: -found["average"]["exact"]["score"],
+    )
+    assert models[1]["average"] == {"exact": {"score": 1 / 7}}

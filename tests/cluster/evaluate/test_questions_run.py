@@ -75,7 +75,12 @@ def test_from_videos_to_a_table(ray_cluster: str, tiny_checkpoint: str, tmp_path
     assert len(ledger.read_text().splitlines()) == 7
 
     # The short video has 12 frames, so of three counts it is asked with two; the image with none.
-    by_count = run(dataclasses.replace(CONFIG, frame_counts=(4, 12, 24)))["models"][0]["by_frames"]
+    # The base is the model's own, so that the training-free baseline answers as it does.
+    models = run(dataclasses.replace(CONFIG, frame_counts=(4, 12, 24), rope_bases=(1e6,)))["models"]
+    assert [model["name"] for model in models] == ["one", "two", "two, training-free best"]
+    by_count = models[0]["by_frames"]
+    for own, raised in zip(by_count, models[2]["by_frames"], strict=True):
+        assert raised["average"] == own["average"]
     assert [asked["frames"] for asked in by_count] == [4, 12, 24]
     assert len(ledger.read_text().splitlines()) == 7 + 3 * (2 + 3)
     for whole, every in zip(one["answers"], by_count[2]["answers"], strict=True):
