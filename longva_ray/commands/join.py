@@ -15,8 +15,8 @@ from longva_ray.vision.unires import GridRule
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Give a language model a vision tower. A new projector joins the two; alignment trains it
-    (section 3.2 of the paper)."""
+    """Give a language model a vision tower. A projector joins the two, as a rule a new one;
+    alignment trains it (section 3.2 of the paper)."""
 
     language_model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LM")]
     """A Qwen2- or Llama-shaped checkpoint, or the language model of a LongVA one: a folder or a
@@ -33,10 +33,12 @@ class Options:
     """How a frame fits the square of the tower."""
     projector: ProjectorKind = "mlp"
     """mlp: the paper's two layers. align: an average of word embeddings follows (AlignVLM)."""
+    projector_of: str | None = None
+    """A LongVA checkpoint whose trained projector is taken, of any kind; None, a fresh one."""
     dtype: Dtype = "bfloat16"
     """Number format of the saved weights."""
     seed: int = 0
-    """Seed of the projector's weights."""
+    """Seed of a fresh projector's weights."""
 
 
 def run(options: Options) -> int:
@@ -55,6 +57,8 @@ def run(options: Options) -> int:
         frame_fitting=options.frame_fitting,
         encoding=options.encoding,
         projector=options.projector,
+        projector_of=options.projector_of,
     )
-    print(f"wrote {options.out}; its projector is untrained, jobs/align_vision.py trains it")
+    is_trained = "untrained" if options.projector_of is None else "a trained one"
+    print(f"wrote {options.out}; its projector is {is_trained}, jobs/align_vision.py trains it")
     return 0

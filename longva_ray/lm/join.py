@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longva_ray.lm.build import build_model, use_generation_config
 from longva_ray.lm.halves import language_half, tower_half
-from longva_ray.lm.layout import PROJECTOR
+from longva_ray.lm.layout import NEWLINE, PROJECTOR, open_checkpoint
 from longva_ray.lm.longva import LongVAForConditionalGeneration
 from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.processor import processor_for
@@ -60,8 +60,9 @@ def assemble_longva(
     frame_fitting: Fitting = "letterbox",
     encoding: Encoding = "unires",
     projector: ProjectorKind = "mlp",
+    projector_of: str | Path | None = None,
 ) -> None:
-    """Join a text backbone and a CLIP tower by a fresh projector and save it all to `path`.
+    """Join a text backbone and a CLIP tower by a projector and save it all to `path`.
 
     The starting point of vision alignment (paper, section 3.2): the backbone is the
     context-extended language model.
@@ -71,13 +72,15 @@ def assemble_longva(
             or of a LongVA, whose language model is taken.
         clip: checkpoint of a `CLIPModel` or `CLIPVisionModel`, or of a LongVA, whose tower is
             taken.
-        seed: of the projector.
+        seed: of a fresh projector.
         path: the new folder.
         dtype: of the saved weights.
         grid_rule: see `longva_ray.vision.unires`.
         frame_fitting: see `longva_ray.video.fitting`.
         encoding: of images, see `longva_ray.vision.encoding`; it decides the most grids, too.
         projector: see `longva_ray.vision.projector`.
+        projector_of: a LongVA whose trained projector is taken, whatever its kind, in place of a
+            fresh one. The newline of AnyRes is fresh if that one has none.
 
     Raises:
         ValueError: `path` exists, a source is not what it should be, or lacks weights.
@@ -101,16 +104,27 @@ def assemble_longva(
         for part in (config.vision, config.text):
             part.name_or_path = ""  # a place on this machine means nothing elsewhere
         tensors = tower.tensors(dtype) | language.tensors(dtype)
+        fresh = PROJECTOR
+        if projector_of is not None:
+            trained = open_checkpoint(projector_of)
+            config.projector = trained.config.projector
+            config.projector_hidden_act = trained.config.projector_hidden_act
+            fresh = NEWLINE
+            weights = trained.tensors((PROJECTOR,), dtype)
+            if encoding == "unires":
+                weights.pop(NEWLINE + "weight", None)
+            tensors |= weights
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(
                 LongVAForConditionalGeneration,
                 config,
                 tensors,
-                source=f"{text_backbone} with {clip}",
+                source=f"{text_backbone} with {clip}"
+                + (f" and the projector of {projector_of}" if projector_of else ""),
                 dtype=dtype,
                 attn_implementation=None,
-                fresh=PROJECTOR,
+                fresh=fresh,
             )
         model.give_words_to_projector()
         use_generation_config(model, language.folder, config)

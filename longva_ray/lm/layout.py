@@ -37,6 +37,9 @@ VISION, LANGUAGE = "frame_encoder.", "language_model."
 PROJECTOR = VISION + "projector."
 
 
+NEWLINE = PROJECTOR + "newline."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A folder of weights, their names there, and the configuration of their model."""

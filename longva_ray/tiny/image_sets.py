@@ -63,7 +63,7 @@ SEEDS = (1, 2, 3)
 NEEDLES = 12
 
 
-def vniah_config(*, seed: int = 0, rope_bases: tuple[float, ...] = ()) -> VniahConfig:
+def vniah_config(*, seed: int = 0) -> VniahConfig:
     """The visual needle test in the tiny world."""
     return VniahConfig(
         dtype="float32",
@@ -73,7 +73,6 @@ def vniah_config(*, seed: int = 0, rope_bases: tuple[float, ...] = ()) -> VniahC
         depths=(0.0, 0.25, 0.5, 0.75, 1.0),
         world="tiny",
         seed=seed,
-        rope_bases=rope_bases,
         prefill_chunk=160,
         extra_tokens=4,
     )

@@ -149,3 +149,35 @@ def test_the_language_model_of_longva_is_stretched_like_any_other(
             assert (each.max_position_embeddings, each.vocab_size) == (4096, 664)
     own = AutoConfig.from_pretrained(halves / "language_model")
     assert (own.max_position_embeddings, language_config(tiny_checkpoint).vocab_size) == (1024, 664)
+
+
+def test_a_trained_projector_goes_into_a_new_checkpoint(
+    tiny_checkpoint: str, tmp_path: Path
+) -> None:
+    """To AnyRes, which adds a newline, and back; its words are those of the language model."""
+
+    def joined(name: str, **changes: Any) -> LongVAForConditionalGeneration:
+        assemble_longva(tiny_checkpoint, tiny_checkpoint, seed=0, path=tmp_path / name, **changes)
+        return load_longva(tmp_path / name, dtype=FP32)[0]
+
+    first = joined("first", projector_of=tiny_checkpoint)
+    whole, _ = load_longva(tiny_checkpoint, dtype=FP32)
+    for layer in ("linear_1", "linear_2"):
+        trained = whole.frame_encoder.projector.get_submodule(layer)
+        assert same_weights(trained, first.frame_encoder.projector.get_submodule(layer))
+    words = first.frame_encoder.projector.words
+    assert words is not None
+    assert torch.equal(words.embeddings_WD, first.get_input_embeddings().weight)
+    assert (first.config.projector, first.config.encoding) == ("align", "unires")
+
+    anyres = joined("anyres", encoding="anyres", projector_of=tiny_checkpoint)
+    assert same_weights(first, anyres)
+    newline = anyres.frame_encoder.projector.newline
+    assert newline is not None
+    assert newline.weight.std() > 0
+    assert same_weights(
+        anyres, joined("again", encoding="anyres", projector_of=tmp_path / "anyres")
+    )
+    back = joined("back", projector_of=tmp_path / "anyres")
+    assert same_weights(back, first)
+    assert back.frame_encoder.projector.newline is None
