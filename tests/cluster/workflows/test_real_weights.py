@@ -1,7 +1,7 @@
 """docs/real-weights.md from beginning to end, on small weights in the released layout.
 
 The commands are those of the page, on the CPU and with shorter haystacks and trainings. The
-downloads and the server are left out.
+downloads and the server are left out; of the benchmarks, only the commands are made.
 """
 
 import json
@@ -48,6 +48,7 @@ JOBS = {
     "eval_questions": ("encode", "questions"),
     "prepare_preferences": ("encode", "preferences"),
     "prefer": ("prefer",),
+    "benchmarks": (),
 }
 
 
@@ -117,13 +118,14 @@ def test_every_command_of_the_page_works(
         ran.append(name if name != "longva" else arguments[0])
         if name != "longva":
             job = Path(name).stem
-            assert run_job(job, *arguments, *options(JOBS[job])) == 0, name
+            dry = ["--dry-run"] if job == "benchmarks" else []
+            assert run_job(job, *arguments, *options(JOBS[job]), *dry) == 0, name
         elif arguments[0] != "serve":
             command, parsed = cli.parse(arguments)
             assert command.run(parsed) == 0, arguments
     assert ran == [
         *("ask", "jobs/encode_videos.py", "verify", "jobs/eval_vniah.py"),
-        *("jobs/eval_questions.py", "serve"),
+        *("jobs/eval_questions.py", "jobs/benchmarks.py", "serve"),
         *("jobs/prepare_preferences.py", "jobs/prefer.py", "ask"),
     ]
     encoded = [record.num_frames for record in ShardStore(tmp_path / "shards").records()]
