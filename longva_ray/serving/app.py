@@ -11,21 +11,16 @@ file as `import_path: longva_ray.serving.app:build_app` with the fields of `AppA
 
 import asyncio
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi.sse import EventSourceResponse, format_sse_event
 from ray import serve
-from ray.exceptions import RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
-from starlette.exceptions import HTTPException
 
 from longva_ray.answer.generate import AnswerPiece
 from longva_ray.serving.allowed_files import AllowedFiles
@@ -42,16 +37,17 @@ from longva_ray.serving.app_args import AppArgs
 from longva_ray.serving.encode_command import encode_command
 from longva_ray.serving.gate import Gate
 from longva_ray.serving.image_source import ImageSource
+from longva_ray.serving.items import ItemRef, VideoRef
 from longva_ray.serving.media import MediaLibrary
+from longva_ray.serving.refusals import REFUSALS
 from longva_ray.serving.replicas import LanguageModel, MediaEncoder
 from longva_ray.serving.request_log import Asked, RequestLog, asked_of
 from longva_ray.serving.understand import Understanding
+from longva_ray.settings.answering import ServeConfig
 from longva_ray.shards.images import ImageSpec, image_spec
-from longva_ray.shards.schema import EncodingSpec, ShardError
+from longva_ray.shards.schema import EncodingSpec
 from longva_ray.shards.store import ShardStore
 from longva_ray.shards.workers import describe_encoder
-
-logger = logging.getLogger(__name__)
 
 UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Headers of a streamed answer, so that no proxy on the way holds it back."""
@@ -74,6 +70,7 @@ routes = FastAPI(
     description="Questions about images and very long videos.",
     # Tells readers of /docs that there is a key, and where to put it; `Gate` asks for it.
     dependencies=[Depends(HTTPBearer(auto_error=False))],
+    exception_handlers=REFUSALS,
 )
 
 
@@ -81,59 +78,6 @@ routes.add_middleware(
     Gate, key=lambda: _server().api_key, max_bytes=lambda: _server().max_body_bytes
 )
 routes.add_middleware(RequestLog)  # outside of the gate: what it refuses is logged, too
-
-
-@routes.exception_handler(ApiError)
-async def _refuse(request: Request, error: ApiError) -> JSONResponse:
-    asked_of(request).outcome = error.code
-    return JSONResponse(error.body, error.status_code)
-
-
-@routes.exception_handler(HTTPException)
-async def _no_route(request: Request, error: HTTPException) -> JSONResponse:
-    """A path or method that the server does not have, as FastAPI tells it."""
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
-    what = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists what there is"
-    response = await _refuse(request, ApiError(error.status_code, code, what))
-    response.headers.update(error.headers or {})
-    return response
-
-
-@routes.exception_handler(RequestValidationError)
-async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-    problems = "; ".join(
-        f"{'.'.join(str(step) for step in problem['loc'][1:])}: {problem['msg']}"
-        for problem in error.errors()
-    )
-    return await _refuse(request, ApiError(400, "malformed_request", problems))
-
-
-@routes.exception_handler(ValueError)
-async def _mistake(request: Request, error: ValueError) -> JSONResponse:
-    """A user's mistake that only the model or the decoder can notice. Its text says what is wrong
-    and how to mend it. A damaged shard is not the user's mistake."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, ShardError):
-        logger.error("%s", cause)
-        return await _refuse(request, ApiError(500, "damaged_shard", str(cause)))
-    logger.info("refused a request", exc_info=error)
-    return await _refuse(request, ApiError(400, "invalid_request", str(cause)))
-
-
-@routes.exception_handler(FloatingPointError)
-async def _broken_weights(request: Request, error: FloatingPointError) -> JSONResponse:
-    """Logits that are not finite: the weights are at fault, and whoever asks should know."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    logger.error("%s", cause)
-    return await _refuse(request, ApiError(500, "broken_weights", str(cause)))
-
-
-@routes.exception_handler(BackPressureError)
-async def _overloaded(request: Request, error: BackPressureError) -> JSONResponse:
-    waiting = ApiError(503, "overloaded", "too many requests are waiting; try again soon")
-    response = await _refuse(request, waiting)
-    response.headers["Retry-After"] = "5"
-    return response
 
 
 def build_app(args: AppArgs) -> serve.Application:
@@ -150,6 +94,7 @@ def build_app(args: AppArgs) -> serve.Application:
             num_replicas=config.lm_replicas,
             max_ongoing_requests=config.max_ongoing_requests,
             max_queued_requests=config.max_queued_requests,
+            request_router_config=_router(config),
             ray_actor_options={"num_cpus": config.lm_cpus, "num_gpus": config.lm_gpus},
             # An answer in progress may finish when the application is taken down. `serve.delete`
             # waits a minute for everything together.
@@ -178,6 +123,15 @@ def build_app(args: AppArgs) -> serve.Application:
     )
     api = _deployment(Api).options(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
     return api.bind(args, spec, image_encoding, language_model, encoder)
+
+
+def _router(config: ServeConfig) -> RequestRouterConfig:
+    """Several replicas: what is asked about the same goes to the one that has its KV
+    (`answer.sessions`), or to another while that one is busy."""
+    if config.lm_replicas == 1:
+        return RequestRouterConfig()
+    place: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+    return RequestRouterConfig(request_router_class=place)
 
 
 def _deployment(replica: Callable[..., Any]) -> serve.Deployment:
@@ -286,9 +240,9 @@ class Api:
         messages, items = await self._understand(request)
         pieces = cast(
             Pieces,
-            self._language_model.options(stream=True).chat.remote(
-                messages, items, request.settings(), request.answer_tokens or 1
-            ),
+            self._near(items, asked)
+            .options(stream=True)
+            .chat.remote(messages, items, request.settings(), request.answer_tokens or 1),
         )
         body = CompletionBody(self._model_name, asked.id)
         # The first piece is awaited here, so that a bad prompt is still a plain 400. A method that
@@ -309,10 +263,17 @@ class Api:
         """Scores of every answer, and the index of the likeliest by mean log-probability."""
         self._check_model(request.model)
         messages, items = await self._understand(request)
-        read, scored = await self._language_model.score.remote(messages, items, request.answers)
+        language_model = self._near(items, asked)
+        read, scored = await language_model.score.remote(messages, items, request.answers)
         asked.prompt = read
         about = {"id": f"score-{asked.id}", "object": "score", "model": self._model_name}
         return about | scored | {"usage": usage(read, 0)}
+
+    def _near(self, items: Sequence[ItemRef], asked: Asked) -> DeploymentHandle[Any]:
+        """The language model, for what is asked about these. Without any, any replica will do, and
+        never one that a header of the client chooses."""
+        names = [ref.video_id if isinstance(ref, VideoRef) else ref.image_id for ref in items]
+        return self._language_model.options(session_id="+".join(names) or asked.id)
 
     def _model(self) -> dict[str, Any]:
         return {

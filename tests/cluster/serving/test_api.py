@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
 from longva_ray.serving.api import ChatRequest, ScoreRequest
-from longva_ray.serving.app import routes
+from longva_ray.serving.refusals import REFUSALS
 from longva_ray.settings.answering import GenerationSettings
 
 PLAIN: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -64,7 +64,7 @@ def test_what_is_not_done_here_is_refused(name: str, value: object) -> None:
 @pytest.fixture(scope="module")
 def echo() -> TestClient:
     """The server's messages and its answers to mistakes, without a model behind them."""
-    app = FastAPI(exception_handlers=routes.exception_handlers)
+    app = FastAPI(exception_handlers=REFUSALS)
 
     @app.post("/v1/chat/completions")
     def chat(request: ChatRequest) -> str:

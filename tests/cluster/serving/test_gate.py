@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from longva_ray.serving.api import ScoreRequest
-from longva_ray.serving.app import routes
 from longva_ray.serving.gate import Gate
+from longva_ray.serving.refusals import REFUSALS
 
 MAX_BODY_BYTES = 2**20
 
@@ -23,7 +23,7 @@ BODY = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "ans
 
 
 def application(key: str | None) -> FastAPI:
-    app = FastAPI(exception_handlers=routes.exception_handlers)
+    app = FastAPI(exception_handlers=REFUSALS)
     app.add_middleware(Gate, key=lambda: key, max_bytes=lambda: MAX_BODY_BYTES)
 
     @app.get("/health")

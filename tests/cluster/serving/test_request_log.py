@@ -13,8 +13,8 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 
 from longva_ray.serving.api import ChatRequest, FramesRead, ImageRead, PromptUsage
-from longva_ray.serving.app import routes
 from longva_ray.serving.gate import Gate
+from longva_ray.serving.refusals import REFUSALS
 from longva_ray.serving.request_log import Asked, RequestLog, asked_of
 
 READ = PromptUsage(
@@ -33,7 +33,7 @@ SECRET = "what does the letter say?"
 
 @pytest.fixture
 def app() -> FastAPI:
-    app = FastAPI(exception_handlers=routes.exception_handlers)
+    app = FastAPI(exception_handlers=REFUSALS)
     app.add_middleware(Gate, key=lambda: "key", max_bytes=lambda: 2**20)
     app.add_middleware(RequestLog)
 
