@@ -4,8 +4,7 @@
 
 lmms-eval fetches each task's data, sends its questions to the server and scores the answers. None
 of that is rewritten here. Without the URL of a server, one is started for the runs. What it does
-not do: bring the questions about one video together, or to one replica. lmms-eval sends them in an
-order of its own.
+not do: bring the questions about one video together. lmms-eval sends them in an order of its own.
 """
 
 import contextlib
