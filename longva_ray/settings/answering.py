@@ -1,9 +1,9 @@
 """Settings of answering: how an answer is sampled, and how the server is deployed."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
-from longva_ray.settings.base import Dtype
+from longva_ray.settings.base import Dtype, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +27,10 @@ class GenerationSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ServeConfig:
+class ServeConfig(Settings):
     """How the evaluation and chat application is deployed."""
 
+    stage: ClassVar[str] = "serve"
     host: str = "127.0.0.1"
     """Address to listen on. Other machines cannot reach the default. An address that they can reach
     needs an API key."""

@@ -1,18 +1,37 @@
 """Settings of training data: texts, images, and pairs of answers -> shards."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
-from longva_ray.settings.base import Dtype
+from longva_ray.settings.base import Dtype, Settings
 from longva_ray.settings.training import Reference
 from longva_ray.video.sampling import Sampling
 
 
+class DataConfig(Settings):
+    """What all of them are checked for."""
+
+    __slots__ = ()
+
+    held_out: float | None
+
+    def check_data(self) -> None:
+        """Raises ValueError for tasks without CPUs, and a share that is none."""
+        self.check_at_least(1, "max_tasks")
+        self.check_above(0, "task_cpus")
+        held_out = self.held_out
+        if held_out is not None and (held_out <= 0 or (held_out > 1 and held_out % 1)):
+            raise ValueError(
+                f"{self.option('held_out')} must be a whole number, a share between 0 and 1, or "
+                f"None, got {held_out:g}"
+            )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TextDataConfig:
+class TextDataConfig(DataConfig):
     """How text becomes token shards for the text extension (section 3.1 of the paper)."""
 
+    stage: ClassVar[str] = "text"
     tokenizer: str | None = None
     """Checkpoint whose tokenizer is used: a folder or a Hugging Face id; None means the recipe's
     own."""
@@ -62,19 +81,16 @@ class TextDataConfig:
     """Most tasks at a time; None means as many as the cluster has CPUs for."""
 
     def __post_init__(self) -> None:
-        counts = ("sequence_length", "part_tokens", "group_bytes", "upsample_longer_than")
-        _check("text", self, counts=counts, optional=("target_tokens", "max_tasks"))
-        if self.upsample_factor < 1:
-            raise ValueError(
-                f"--text.upsample-factor must be at least 1, got {self.upsample_factor}; 1 leaves "
-                "the lengths as they are"
-            )
+        self.check_data()
+        self.check_at_least(1, "sequence_length", "part_tokens", "group_bytes")
+        self.check_at_least(1, "upsample_longer_than", "upsample_factor", "target_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ImageDataConfig:
+class ImageDataConfig(DataConfig):
     """How images and conversations in LLaVA's form become vision shards (section 3.2)."""
 
+    stage: ClassVar[str] = "images"
     row_tokens: int = 32_768
     """Most tokens in a row of packed samples; a longer sample cannot be used (scripts: 32768)."""
     image_folder: str | None = None
@@ -101,14 +117,16 @@ class ImageDataConfig:
 
     def __post_init__(self) -> None:
         Sampling.parse(self.sampling)
-        _check("images", self, counts=("row_tokens", "part_samples"), optional=("max_tasks",))
+        self.check_data()
+        self.check_at_least(1, "row_tokens", "part_samples")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PreferenceDataConfig:
+class PreferenceDataConfig(DataConfig):
     """How pairs of answers become preference shards (section 5.2; numbers of the released
     scripts)."""
 
+    stage: ClassVar[str] = "preferences"
     media_folder: str | None = None
     """What paths of videos and images are relative to; None, the folder of each file of pairs."""
     frames: int | None = None
@@ -144,34 +162,6 @@ class PreferenceDataConfig:
     """Most reference models at a time; None means as many as fit into the cluster now."""
 
     def __post_init__(self) -> None:
-        counts = ("max_tokens", "prefill_chunk", "part_pairs")
-        _check("preferences", self, counts=counts, optional=("frames", "max_tasks"))
-        if self.task_gpus < 0:
-            raise ValueError(f"--preferences.task-gpus must not be negative, got {self.task_gpus}")
-
-
-def _check(
-    group: str,
-    config: TextDataConfig | ImageDataConfig | PreferenceDataConfig,
-    *,
-    counts: Sequence[str],
-    optional: Sequence[str],
-) -> None:
-    """Raises ValueError for a count below 1, where None may stand for an optional one, or tasks
-    without CPUs."""
-    for name in (*counts, *optional):
-        value = getattr(config, name)
-        if value is None and name in optional:
-            continue
-        if value < 1:
-            wanted = "at least 1 or None" if name in optional else "at least 1"
-            option = f"--{group}.{name.replace('_', '-')}"
-            raise ValueError(f"{option} must be {wanted}, got {value}")
-    held_out = config.held_out
-    if held_out is not None and (held_out <= 0 or (held_out > 1 and held_out % 1)):
-        raise ValueError(
-            f"--{group}.held-out must be a whole number, a share between 0 and 1, or None, got "
-            f"{held_out:g}"
-        )
-    if config.task_cpus <= 0:
-        raise ValueError(f"--{group}.task-cpus must be above 0, got {config.task_cpus}")
+        self.check_data()
+        self.check_at_least(1, "max_tokens", "prefill_chunk", "part_pairs", "frames")
+        self.check_at_least(0, "task_gpus")

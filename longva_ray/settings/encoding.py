@@ -1,8 +1,9 @@
 """Settings of encoding: videos -> embedding shards."""
 
 import dataclasses
+from typing import ClassVar
 
-from longva_ray.settings.base import Dtype
+from longva_ray.settings.base import Dtype, Settings
 from longva_ray.video.canvas import Resize
 from longva_ray.video.fitting import Fitting, check_fitting
 from longva_ray.video.probe import DecoderName
@@ -10,9 +11,10 @@ from longva_ray.video.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class EncodeConfig:
+class EncodeConfig(Settings):
     """How videos become embedding shards."""
 
+    stage: ClassVar[str] = "encode"
     sampling: str = "1fps"
     """Which frames: `1fps` (section 4 of the paper) is the frame shown at each second,
     `1fps-by-count` every round(rate)-th frame as in the released code; or another rate,
@@ -45,12 +47,6 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         Sampling.parse(self.sampling)
-        check_fitting("fitting", self.fitting)
-        for name in ("micro_batch", "part_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("decode_cpus", "encoder_cpus"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.max_encoders is not None and self.max_encoders < 1:
-            raise ValueError(f"max_encoders must be at least 1 or None, got {self.max_encoders}")
+        check_fitting(self.option("fitting"), self.fitting)
+        self.check_at_least(1, "micro_batch", "part_frames", "max_encoders")
+        self.check_above(0, "decode_cpus", "encoder_cpus")

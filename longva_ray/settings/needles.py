@@ -73,21 +73,28 @@ class NiahConfig(NeedleConfig):
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
         if not self.lengths or not self.depths or not self.distractors or self.samples < 1:
-            raise ValueError("lengths, depths, distractors and samples must not be empty")
+            names = ("lengths", "depths", "distractors", "samples")
+            raise ValueError(f"{', '.join(map(self.option, names))} must not be empty or 0")
         if any(not 0 <= depth <= 1 for depth in self.depths):
-            raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
+            raise ValueError(f"{self.option('depths')} must lie in [0, 1], got {self.depths}")
         if min(self.distractors) < 0 or max(self.distractors) >= len(self.cities):
             raise ValueError(
-                f"distractors={self.distractors} with {len(self.cities)} cities; each distractor "
-                "is about another city, so give more cities"
+                f"{self.option('distractors')} are {self.distractors} with {len(self.cities)} "
+                "cities; each distractor is about another city, so give more by "
+                f"{self.option('cities')}"
             )
         if self.city is not None and self.city not in self.cities:
-            raise ValueError(f"city {self.city!r} is not among cities {self.cities}; add it there")
+            raise ValueError(
+                f"{self.option('city')} {self.city!r} is not among {self.option('cities')} "
+                f"{self.cities}; add it there"
+            )
         if not 1 <= self.digits <= 18:
-            raise ValueError(f"digits must lie in [1, 18], got {self.digits}")
+            raise ValueError(f"{self.option('digits')} must lie in [1, 18], got {self.digits}")
         for name in ("needle", "answer"):
             if "{number}" not in getattr(self, name):
-                raise ValueError(f"{name} must contain {{number}}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{self.option(name)} must contain {{number}}, got {getattr(self, name)!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,12 +129,18 @@ class VniahConfig(NeedleConfig):
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
         if not self.frames or not self.depths or min(self.frames) < 1:
-            raise ValueError(f"frames and depths must not be empty, got {self.frames}")
+            raise ValueError(
+                f"{self.option('frames')} and {self.option('depths')} must not be empty, and "
+                f"frames at least 1; got {self.frames} and {self.depths}"
+            )
         if any(not 0 <= depth <= 1 for depth in self.depths):
-            raise ValueError(f"depths must lie in [0, 1], got {self.depths}")
-        check_fitting("fitting", self.fitting)
+            raise ValueError(f"{self.option('depths')} must lie in [0, 1], got {self.depths}")
+        check_fitting(self.option("fitting"), self.fitting)
         if self.compare_plain and not (self.reuse_prefix and self.ring_size == 1):
-            raise ValueError("compare_plain compares reuse_prefix=True, ring_size=1 with neither")
+            raise ValueError(
+                f"{self.option('compare_plain')} compares with and without reuse of prefixes; it "
+                f"wants {self.option('reuse_prefix')} and {self.option('ring_size')} 1"
+            )
 
     def encoding(self, encode: EncodeConfig) -> EncodeConfig:
         """How haystack and needles are encoded; ValueError if both settings name a fitting."""

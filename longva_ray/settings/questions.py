@@ -31,10 +31,7 @@ class QuestionsConfig(SweepConfig):
 
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
-        for name in ("frames", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.check_at_least(1, "frames", "max_new_tokens")
         if self.frame_counts and self.frames is not None:
             raise ValueError(
                 "give --questions.frames for one number of frames, or --questions.frame-counts for "
@@ -44,7 +41,8 @@ class QuestionsConfig(SweepConfig):
             set(self.frame_counts)
         ):
             raise ValueError(
-                f"frame_counts must be at least 1 and increase, got {list(self.frame_counts)}"
+                f"{self.option('frame_counts')} must be at least 1 and increase, got "
+                f"{list(self.frame_counts)}"
             )
         if self.decide == "generate" and self.ring_size > 1:
             raise ValueError(

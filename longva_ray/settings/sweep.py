@@ -1,17 +1,14 @@
 """Settings of every evaluation that is spread over a cluster."""
 
 import dataclasses
-from typing import ClassVar
 
-from longva_ray.settings.base import Dtype
+from longva_ray.settings.base import Dtype, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SweepConfig:
+class SweepConfig(Settings):
     """How prompts are spread over a cluster, and how each is read."""
 
-    stage: ClassVar[str]
-    """What a recipe calls these settings: they are typed as `--stage.name`."""
     dtype: Dtype = "bfloat16"
     """Number format of the model under test; the paper evaluates in bfloat16."""
     ring_size: int = 1
@@ -31,18 +28,16 @@ class SweepConfig:
     no decision."""
 
     def __post_init__(self) -> None:
-        for name in ("ring_size", "prefill_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_workers is not None and self.max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1 or None, got {self.max_workers}")
+        self.check_at_least(1, "ring_size", "prefill_chunk", "max_workers")
         if self.dtype == "float32" and self.worker_gpus and self.ring_size > 1:
             raise ValueError(
                 "attention kernels of GPUs take 16 bits, got dtype float32 with a ring of "
-                f"{self.ring_size} on GPUs; set dtype bfloat16, ring_size 1 or worker_gpus 0"
+                f"{self.ring_size} on GPUs; set {self.option('dtype')} bfloat16, "
+                f"{self.option('ring_size')} 1 or {self.option('worker_gpus')} 0"
             )
         if self.worker_cpus < 0 or self.worker_gpus < 0 or self.worker_cpus + self.worker_gpus == 0:
             raise ValueError(
                 "a worker needs some CPU or GPU, got "
-                f"worker_cpus={self.worker_cpus}, worker_gpus={self.worker_gpus}"
+                f"{self.option('worker_cpus')} {self.worker_cpus:g} and "
+                f"{self.option('worker_gpus')} {self.worker_gpus:g}"
             )

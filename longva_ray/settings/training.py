@@ -4,7 +4,9 @@ Each default cites its source: a section of the paper, or the released scripts w
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
+
+from longva_ray.settings.base import Settings
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -14,9 +16,10 @@ while training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """What every training stage has in common: steps, optimizer, workers, recovery."""
 
+    stage: ClassVar[str] = "extend"
     steps: int = 1000
     """Optimizer steps of the whole run, including those before a restart."""
     sequences_per_step: int = 4
@@ -74,41 +77,29 @@ class TrainConfig:
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "sequences_per_step",
-            "num_workers",
-            "ring_size",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "collective_timeout_s",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.validate_every is not None and self.validate_every < 1:
-            raise ValueError(
-                f"validate_every must be at least 1 or None, got {self.validate_every}"
-            )
-        for name in ("warmup_steps", "gpus_per_worker", "max_failures"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm", "cpus_per_worker"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        self.check_at_least(1, "steps", "sequences_per_step", "num_workers", "ring_size")
+        self.check_at_least(1, "checkpoint_every", "keep_checkpoints", "collective_timeout_s")
+        self.check_at_least(1, "validate_every")
+        self.check_at_least(0, "warmup_steps", "gpus_per_worker", "max_failures")
+        self.check_above(0, "learning_rate", "max_grad_norm", "cpus_per_worker")
+        option = self.option
         if self.num_workers % self.ring_size:
             raise ValueError(
-                f"ring_size must divide num_workers, got {self.ring_size} and {self.num_workers}"
+                f"{option('ring_size')} must divide {option('num_workers')}, got "
+                f"{self.ring_size} and {self.num_workers}"
             )
         if self.zero_stage == 0 and (self.dtype != "float32" or self.offload):
             raise ValueError(
-                f"zero_stage 0 trains in float32 without offload, got dtype {self.dtype} and "
-                f"offload {self.offload}; set dtype float32 and no offload, or zero_stage 1 to 3"
+                f"{option('zero_stage')} 0 trains in float32 without offload, got "
+                f"{option('dtype')} {self.dtype} and offload {self.offload}; set "
+                f"{option('dtype')} float32 and {option('no_offload')}, or "
+                f"{option('zero_stage')} 1 to 3"
             )
         if self.dtype == "float32" and self.gpus_per_worker:
             raise ValueError(
-                "attention kernels of GPUs take bfloat16, got dtype float32 with "
-                f"gpus_per_worker {self.gpus_per_worker:g}; set dtype bfloat16 (and zero_stage 1 "
-                "to 3), or gpus_per_worker 0"
+                f"attention kernels of GPUs take bfloat16, got {option('dtype')} float32 with "
+                f"{option('gpus_per_worker')} {self.gpus_per_worker:g}; set {option('dtype')} "
+                f"bfloat16 (and {option('zero_stage')} 1 to 3), or {option('gpus_per_worker')} 0"
             )
 
     @property
@@ -140,14 +131,13 @@ class ExtendConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        for name in ("max_tokens", "rows_per_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least(1, "max_tokens", "rows_per_batch")
         share = self.data_size * self.rows_per_batch
         if self.sequences_per_step % share:
             raise ValueError(
-                f"sequences_per_step must be a multiple of rings x rows_per_batch = "
-                f"{self.data_size} x {self.rows_per_batch}, got {self.sequences_per_step}"
+                f"{self.option('sequences_per_step')} must be a multiple of the number of rings "
+                f"times {self.option('rows_per_batch')}, {self.data_size} x "
+                f"{self.rows_per_batch}, got {self.sequences_per_step}"
             )
 
 
@@ -165,23 +155,20 @@ class VisionTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        projector, tower = self.projector_learning_rate, self.vision_learning_rate
-        if projector is not None and projector <= 0:
-            raise ValueError(f"projector_learning_rate must be above 0 or None, got {projector}")
-        if tower is not None and tower < 0:
-            raise ValueError(f"vision_learning_rate must not be negative, got {tower}")
-        if self.grids_per_forward < 1:
-            raise ValueError(f"grids_per_forward must be at least 1, got {self.grids_per_forward}")
+        self.check_above(0, "projector_learning_rate")
+        self.check_at_least(0, "vision_learning_rate")
+        self.check_at_least(1, "grids_per_forward")
         # Rows of images and pairs of answers differ in length.
         if self.tile_mlps and self.zero_stage == 3 and self.data_size > 1:
             raise ValueError(
-                "tile_mlps under zero_stage 3 wants a single ring, since rows of several rings "
+                f"{self.option('tile_mlps')} under {self.option('zero_stage')} 3 wants a single "
+                "ring, since rows of several rings "
                 "differ in length and their workers would wait for each other; got "
                 f"{self.data_size} rings"
             )
         if self.sequences_per_step % self.data_size:
             raise ValueError(
-                f"sequences_per_step must be a multiple of the number of rings, "
+                f"{self.option('sequences_per_step')} must be a multiple of the number of rings, "
                 f"{self.data_size}, got {self.sequences_per_step}"
             )
 
@@ -191,6 +178,7 @@ class AlignConfig(VisionTrainConfig):
     """One stage of vision alignment (section 3.2: the two stages of LLaVA-1.6); numbers of the
     released scripts, by default those of the second."""
 
+    stage: ClassVar[str] = "align"
     train: Literal["projector", "all"] = "all"
     """Stage 1 trains the projector, stage 2 everything."""
     vision_learning_rate: float | None = 2e-6
@@ -206,11 +194,17 @@ class AlignConfig(VisionTrainConfig):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
 
+    @property
+    def group(self) -> str:
+        """Each of the two stages has options of its own."""
+        return "align-projector" if self.train == "projector" else "align"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PreferConfig(VisionTrainConfig):
     """Preference tuning (section 5.2; numbers of the released script, on 8 GPUs)."""
 
+    stage: ClassVar[str] = "prefer"
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """DPO's own, or IPO (`lm.preference`)."""
     beta: float = 0.1
@@ -240,10 +234,8 @@ class PreferConfig(VisionTrainConfig):
 
     def __post_init__(self) -> None:
         VisionTrainConfig.__post_init__(self)
-        if self.beta <= 0:
-            raise ValueError(f"beta must be above 0, got {self.beta}")
-        if self.sft_weight < 0:
-            raise ValueError(f"sft_weight must not be negative, got {self.sft_weight}")
+        self.check_above(0, "beta")
+        self.check_at_least(0, "sft_weight")
 
     @property
     def trains_tower(self) -> bool:

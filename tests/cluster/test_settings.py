@@ -35,9 +35,9 @@ def test_an_unknown_key_lists_the_valid_ones() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"micro_batch": 0}, "micro_batch must be at least 1, got 0"),
-        ({"decode_cpus": 0.0}, "decode_cpus must be above 0"),
-        ({"max_encoders": 0}, "max_encoders"),
+        ({"micro_batch": 0}, "--encode.micro-batch must be at least 1, got 0"),
+        ({"decode_cpus": 0.0}, "--encode.decode-cpus must be above 0"),
+        ({"max_encoders": 0}, "--encode.max-encoders must be at least 1 or None"),
         ({"sampling": "2fpm"}, "2fpm"),
     ],
 )

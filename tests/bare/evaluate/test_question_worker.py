@@ -211,11 +211,11 @@ def test_each_number_of_frames_is_asked_once(tiny_checkpoint: str, world: World)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frames": 0}, "frames must be at least 1, got 0"),
+        ({"frames": 0}, "--questions.frames must be at least 1 or None, got 0"),
         ({"frame_counts": (8, 0)}, "at least 1 and increase"),
         ({"frame_counts": (8, 8)}, "at least 1 and increase"),
         ({"frame_counts": (8,), "frames": 8}, "for one number of frames"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"max_new_tokens": 0}, "--questions.max-new-tokens must be at least 1, got 0"),
         ({"decide": "generate", "ring_size": 2}, "answers are scored, not generated"),
     ],
 )

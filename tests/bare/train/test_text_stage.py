@@ -166,9 +166,9 @@ def test_misfits_are_refused_before_anything_starts(base: str, shards: str, tmp_
         TokenShardError, match=r"holds no rows out.*prepare_text.py --text.held-out"
     ):
         TextStage(alone(validate_every=2), base=base, shards=f"{shards}/{HELD_OUT}")
-    with pytest.raises(ValueError, match="ring_size must divide num_workers"):
+    with pytest.raises(ValueError, match=r"--extend\.ring-size must divide"):
         settings(num_workers=3, ring_size=2)
-    with pytest.raises(ValueError, match="multiple of rings"):
+    with pytest.raises(ValueError, match="multiple of the number of rings"):
         settings(num_workers=2, ring_size=1, sequences_per_step=3)
-    with pytest.raises(ValueError, match="zero_stage 0"):
+    with pytest.raises(ValueError, match="zero-stage 0"):
         settings(dtype="bfloat16")
