@@ -45,8 +45,6 @@ class Options:
     def __post_init__(self) -> None:
         if unknown := [part for part in self.parts if part not in PARTS]:
             raise ValueError(f"unknown parts {unknown}; choose of {list(PARTS)}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("there is no CUDA device here; --device cpu runs tiny sizes")
 
 
 def measure(options: Options) -> Iterator[Reading]:
@@ -68,6 +66,8 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: there is no CUDA device here; --device cpu runs tiny sizes")
     print(machine(options))
     readings = []
     for reading in measure(options):

@@ -13,6 +13,7 @@ communication libraries. One process, so a ring of one.
 import functools
 import weakref
 from typing import Any, Self
+from unittest.mock import patch
 
 import torch
 from torch.fx.experimental import _config
@@ -72,6 +73,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
+@patch.dict(choose.KERNELS, {"meta": {"cudnn": Cudnn}})
 def measured_activations(setup: Setup, config: Any, tokens: int, *, device: str = "cpu") -> int:
     """Peak bytes of a step on `device` beyond weights and gradients, which are there before.
 
@@ -80,7 +82,6 @@ def measured_activations(setup: Setup, config: Any, tokens: int, *, device: str 
     """
     torch.manual_seed(0)
     register()
-    choose.KERNELS["meta"] = {"cudnn": Cudnn}
     dtype = torch.float32 if setup.train.dtype == "float32" else torch.bfloat16
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=NAME)
