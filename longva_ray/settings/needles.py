@@ -80,7 +80,7 @@ class NiahConfig(NeedleConfig):
         if min(self.distractors) < 0 or max(self.distractors) >= len(self.cities):
             raise ValueError(
                 f"{self.option('distractors')} are {self.distractors} with {len(self.cities)} "
-                "cities; each distractor is about another city, so give more by "
+                "cities; each distractor is about another city, so give more cities by "
                 f"{self.option('cities')}"
             )
         if self.city is not None and self.city not in self.cities:

@@ -86,9 +86,9 @@ def test_a_length_without_room_is_an_error(small_grid: NiahConfig) -> None:
     [
         ({"depths": (0.5, 1.5)}, "depths"),
         ({"distractors": (8,)}, "more cities"),
-        ({"city": "Atlantis"}, "not among cities"),
+        ({"city": "Atlantis"}, "not among --niah.cities"),
         ({"needle": "no number"}, "number"),
-        ({"ring_size": 0}, "ring_size"),
+        ({"ring_size": 0}, "--niah.ring-size"),
         ({"worker_cpus": 0, "worker_gpus": 0}, "some CPU or GPU"),
     ],
 )
