@@ -9,6 +9,7 @@ missing is an error, not a random initialisation.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from longva_ray.lm.longva_config import LongVAConfig
 from longva_ray.lm.weights import reads_folder
 
 logger = logging.getLogger(__name__)
+
+_OF_A_LAYER = re.compile(r"\blayers\.\d+\..*\.(weight|bias)$")
+"""What a model computes with. Older checkpoints also keep tables, such as inverse frequencies."""
 
 
 def build_model(
@@ -40,7 +44,7 @@ def build_model(
         source: what the weights were read from, for an error.
 
     Raises:
-        ValueError: weights are missing, or of another shape.
+        ValueError: weights are missing, of another shape, or of a layer that the config lacks.
     """
     model, report = model_class.from_pretrained(
         None,
@@ -59,12 +63,25 @@ def check_loaded(
     report: Mapping[str, Any], source: str | Path, *, fresh: str | None = None
 ) -> None:
     """Raises ValueError for what transformers reports of loading: weights that are missing, but for
-    names that start with `fresh`, or of another shape."""
+    names that start with `fresh`, or of another shape, or that no layer of the model takes."""
     missing = sorted(report["missing_keys"])
     check_none_missing(
         [name for name in missing if fresh is None or not name.startswith(fresh)], source
     )
     check_shapes(report["mismatched_keys"], source)
+    check_none_left(
+        [name for name in report["unexpected_keys"] if _OF_A_LAYER.search(name)], source
+    )
+
+
+def check_none_left(left: Sequence[str], source: str | Path) -> None:
+    """Raises ValueError when any name is given: no layer takes these weights."""
+    if left:
+        raise ValueError(
+            f"{source} has {len(left)} weight(s) that no layer of its config.json takes, the "
+            f"first: {', '.join(left[:4])}; config.json says fewer layers than there are, or "
+            "layers without such weights"
+        )
 
 
 def check_none_missing(missing: Sequence[str], source: str | Path) -> None:

@@ -162,6 +162,23 @@ def test_weights_that_are_missing_or_of_another_shape_name_their_folder(
         load_language_model(language, dtype=FP32)  # transformers alone would draw random ones
 
 
+def test_weights_that_no_layer_takes_are_refused(whole: Path, language: Path) -> None:
+    """A model of fewer layers, or without its biases, would answer wrongly and say nothing."""
+    for folder, load in ((whole, load_longva), (whole, load_language_model)):
+        config = json.loads((folder / "config.json").read_text())
+        for change in ({"num_hidden_layers": 1}, {"attention_bias": False}):
+            changed = {**config, "text_config": {**config["text_config"], **change}}
+            (folder / "config.json").write_text(json.dumps(changed))
+            with pytest.raises(ValueError, match=r"whole has .* that no layer of its config"):
+                load(folder, dtype=FP32)
+        (folder / "config.json").write_text(json.dumps(config))
+        load(folder, dtype=FP32)
+    config = json.loads((language / "config.json").read_text())
+    (language / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"layers\.1\."):
+        load_language_model(language, dtype=FP32)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_numbers_that_are_no_weights_by_themselves_are_refused(
     whole: Path, dtype: torch.dtype
