@@ -1,6 +1,7 @@
 """Settings of answering: how an answer is sampled, and how the server is deployed."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 from longva_ray.settings.base import Dtype, Settings
@@ -66,3 +67,23 @@ class ServeConfig(Settings):
     max_queued_requests: int = 32
     """Requests that may wait at one proxy before it answers 503. A queue without a limit would only
     hide an overload."""
+
+    def __post_init__(self) -> None:
+        self.check_at_least(0, "session_gib")
+        if math.isinf(self.session_gib):
+            raise ValueError(
+                f"{self.option('session_gib')} must be a number of GiB, got {self.session_gib}; "
+                "give what the replica's memory can spare"
+            )
+        self.check_at_least(0, "lm_cpus", "lm_gpus", "encoder_gpus", "port")
+        self.check_at_least(
+            1,
+            "lm_replicas",
+            "prefill_chunk",
+            "max_prompt_tokens",
+            "max_body_mib",
+            "max_images",
+            "max_image_mib",
+            "max_image_megapixels",
+            "max_ongoing_requests",
+        )

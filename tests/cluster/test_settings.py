@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from longva_ray.files.places import absolute, local_path
 from longva_ray.files.videos import find_videos
 from longva_ray.options import find_base, find_checkpoint, parse, recipe_defaults
 from longva_ray.recipes import checkpoint_of, get_recipe
-from longva_ray.settings.answering import GenerationSettings
+from longva_ray.settings.answering import GenerationSettings, ServeConfig
 from longva_ray.settings.base import from_dict, save_config
 from longva_ray.settings.encoding import EncodeConfig
 from longva_ray.settings.recipe import Recipe
@@ -44,6 +45,27 @@ def test_an_unknown_key_lists_the_valid_ones() -> None:
 def test_bad_encode_settings(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EncodeConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"session_gib": -1.0}, "--serve.session-gib must be at least 0, got -1.0"),
+        ({"session_gib": math.nan}, "--serve.session-gib must be at least 0, got nan"),
+        ({"session_gib": math.inf}, "--serve.session-gib must be a number of GiB, got inf"),
+        ({"prefill_chunk": 0}, "--serve.prefill-chunk must be at least 1, got 0"),
+        ({"max_prompt_tokens": 0}, "--serve.max-prompt-tokens must be at least 1 or None, got 0"),
+        ({"lm_replicas": 0}, "--serve.lm-replicas must be at least 1, got 0"),
+        ({"lm_gpus": -0.5}, "--serve.lm-gpus must be at least 0, got -0.5"),
+    ],
+)
+def test_bad_serve_settings(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ServeConfig(**values)  # type: ignore[arg-type]
+
+
+def test_no_sessions_is_a_setting() -> None:
+    assert ServeConfig(session_gib=0).session_gib == 0
 
 
 @pytest.mark.parametrize("values", [{"temperature": 3.0}, {"top_p": 0.0}, {"max_new_tokens": 0}])
