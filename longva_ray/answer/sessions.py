@@ -33,14 +33,24 @@ class SessionCounts:
     kept_bytes: int = 0
 
 
+class _Reading:
+    """A trunk that somebody reads now."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.trunk: Trunk | None = None
+        """What was read; None as long as nothing is, and after a failure."""
+
+
 class Sessions:
     """Trunks by key, the least recently used first. For any number of threads."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`max_bytes`: of all that is kept; a trunk that is larger is used once and not kept."""
+        """`max_bytes`: of all that is kept; a trunk that is larger is not kept: those who wait
+        for it have it, too, and then it is gone."""
         self._max_bytes = max_bytes
         self._kept: collections.OrderedDict[Hashable, Trunk] = collections.OrderedDict()
-        self._being_read: dict[Hashable, threading.Event] = {}
+        self._being_read: dict[Hashable, _Reading] = {}
         self._lock = threading.Lock()
         self._counts = SessionCounts()
 
@@ -53,7 +63,7 @@ class Sessions:
         unwanted: threading.Event | None = None,
     ) -> tuple[Trunk, bool]:
         """(the trunk of a key, whether it was there). Of several that want a new one, the first
-        reads it and the others wait.
+        reads it, and the others wait and are given the same, whether it is kept or not.
 
         Args:
             num_bytes: about how many the trunk has, so that there is room before it is read.
@@ -70,22 +80,26 @@ class Sessions:
                     return found, True
                 other = self._being_read.get(key)
                 if other is None:
-                    mine = self._being_read[key] = threading.Event()
+                    mine = self._being_read[key] = _Reading()
                     self._counts.misses += 1
                     self._make_room(num_bytes)
                     break
-            while not other.wait(_LOOK_S):
+            while not other.ended.wait(_LOOK_S):
                 if unwanted is not None and unwanted.is_set():
                     raise InterruptedError("the client of this prompt has gone")
+            if other.trunk is not None:
+                with self._lock:
+                    self._counts.hits += 1
+                return other.trunk, True
         try:
-            trunk = read()
+            mine.trunk = read()
             with self._lock:
-                self._keep(key, trunk)
-            return trunk, False
+                self._keep(key, mine.trunk)
+            return mine.trunk, False
         finally:
             with self._lock:
                 del self._being_read[key]
-            mine.set()
+            mine.ended.set()
 
     def counts(self) -> SessionCounts:
         """As they are now."""

@@ -1,6 +1,8 @@
 """Trunks that are shared and kept: the same answers, no wrong one, and never more than allowed."""
 
+import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +17,7 @@ from longva_ray.answer.branch import Trunk, branch_cache
 from longva_ray.answer.generate import generate_tokens
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.score import score_answer
-from longva_ray.answer.sessions import Sessions
+from longva_ray.answer.sessions import SessionCounts, Sessions
 from longva_ray.settings.answering import GenerationSettings
 
 
@@ -111,3 +113,89 @@ def test_a_key_gets_its_own_trunk_and_the_bound_holds(wanted: list[tuple[int, in
         counts = sessions.counts()
         assert counts.kept == len(order)
         assert counts.kept_bytes == sum(size for _, size in order) <= 200
+
+
+def test_those_who_wait_for_what_is_too_large_to_keep_are_given_it() -> None:
+    sessions, reads, go = Sessions(50), [], threading.Event()
+
+    def read() -> Trunk:
+        reads.append(1)
+        assert go.wait(60)
+        return trunk_of(100)
+
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(sessions.trunk, "a", read, num_bytes=100) for _ in range(4)]
+        while not all(each.running() for each in asked):
+            time.sleep(0.01)
+        time.sleep(0.2)  # until they wait
+        go.set()
+        trunks = {id(each.result()[0]) for each in asked}
+    assert len(trunks) == len(reads) == 1
+    assert sessions.counts() == SessionCounts(hits=3, misses=1)
+
+
+def test_whoever_waits_for_a_client_that_leaves_reads_himself() -> None:
+    sessions, begun, go = Sessions(1000), threading.Event(), threading.Event()
+
+    def leave() -> Trunk:
+        begun.set()
+        assert go.wait(60)
+        raise InterruptedError("the client of this prompt has gone")
+
+    with ThreadPoolExecutor(2) as threads:
+        left = threads.submit(sessions.trunk, "a", leave, num_bytes=100)
+        assert begun.wait(60)
+        other = threads.submit(sessions.trunk, "a", lambda: trunk_of(100), num_bytes=100)
+        time.sleep(0.2)  # until it waits
+        go.set()
+        assert isinstance(left.exception(), InterruptedError)
+        assert other.result()[1] is False
+
+
+@pytest.mark.parametrize("max_bytes", [0, 100, 200, 1000])
+def test_many_threads_leave_counts_that_are_right_and_nothing_behind(max_bytes: int) -> None:
+    sessions = Sessions(max_bytes)
+    trunks = [trunk_of(size) for size in (2, 40, 90, 90, 300)]
+    mistakes: list[tuple[str, str]] = []
+
+    def ask(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(60):
+            key, end, unwanted = rng.randrange(5), rng.randrange(4), threading.Event()
+            if end == 0:
+                unwanted.set()
+
+            def read(key: int = key, end: int = end) -> Trunk:
+                time.sleep(rng.random() / 1000)
+                if end == 1:
+                    raise ValueError(f"of {seed}")
+                if end == 0:
+                    raise InterruptedError
+                return trunks[key]
+
+            try:
+                trunk, _ = sessions.trunk(key, read, num_bytes=50, unwanted=unwanted)
+            except ValueError as error:
+                mistakes.append((str(error), f"of {seed}"))
+            except InterruptedError:
+                assert unwanted.is_set()
+            else:
+                assert trunk is trunks[key]
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, range(8)))
+    assert all(error == own for error, own in mistakes)
+    sizes = []
+    for key, trunk in enumerate(trunks):
+
+        def nobody() -> Trunk:
+            raise LookupError
+
+        try:
+            assert sessions.trunk(key, nobody, num_bytes=0)[0] is trunk
+            sizes.append(trunk.num_bytes)
+        except LookupError:
+            pass
+    counts = sessions.counts()
+    assert counts.kept == len(sizes)
+    assert counts.kept_bytes == sum(sizes) <= max_bytes
