@@ -60,7 +60,7 @@ class Trunk:
 
     @property
     def num_bytes(self) -> int:
-        """Of the buffers, room that was never filled included."""
+        """Of the buffers, with room that was never filled, if there is any."""
         return sum(part.untyped_storage().nbytes() for layer in self.layers for part in layer)
 
 

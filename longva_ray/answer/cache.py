@@ -33,7 +33,8 @@ class RoomyLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()
         self.room = 0
-        """Tokens that the next buffer is for, at least."""
+        """Tokens that the next buffer is for; one for more is a whole number of blocks larger than
+        what is held."""
         self._buffers: list[torch.Tensor] = []
 
     def update(
@@ -48,7 +49,8 @@ class RoomyLayer(DynamicLayer):
         # Whoever put other tensors in place of the views would lose what is appended here.
         assert not held or self.keys.data_ptr() == self._buffers[0].data_ptr()
         if not self._buffers or held + new > self._buffers[0].shape[-2]:
-            room = max(self.room, held + -(-new // BLOCK) * BLOCK)
+            enough = self.room >= held + new
+            room = self.room if enough else held + -(-new // BLOCK) * BLOCK
             self._buffers = [
                 self._larger(old, like, held, room)
                 for old, like in ((self.keys, key_states), (self.values, value_states))
@@ -100,6 +102,6 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     """Keys and values of one token in all layers."""
     config = model.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head) * (
-        model.dtype.itemsize
-    )
+    # The families without grouped queries (GPT-NeoX, OPT) do not say how many heads have keys.
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head) * model.dtype.itemsize

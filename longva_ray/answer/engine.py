@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from longva_ray.answer.attention import use_cached_attention
 from longva_ray.answer.attention_mass import attention_of_answer
 from longva_ray.answer.branch import Trunk, branch_cache
-from longva_ray.answer.cache import BLOCK, bytes_per_token
+from longva_ray.answer.cache import bytes_per_token
 from longva_ray.answer.generate import AnswerPiece, stream_answer
 from longva_ray.answer.prefill import Prefill, prefill
 from longva_ray.answer.prefix import PrefixReader
@@ -210,13 +210,13 @@ class AnswerEngine:
 
         def read_trunk() -> Trunk:
             embeds_1TD = embed_prompt(self._lm, prompt_ids_T[:end], load())
-            read = prefill(model, embeds_1TD, chunk=self._chunk, unwanted=unwanted)
+            read = prefill(model, embeds_1TD, chunk=self._chunk, spare=0, unwanted=unwanted)
             return Trunk.of(read.cache)
 
         trunk, was_there = self.sessions.trunk(
             (prompt_ids_T[:end].numpy().tobytes(), *item_keys),
             read_trunk,
-            num_bytes=(end + BLOCK) * bytes_per_token(model),
+            num_bytes=end * bytes_per_token(model),
             unwanted=unwanted,
         )
         rest_1TD = embed_prompt(self._lm, prompt_ids_T[end:], [])

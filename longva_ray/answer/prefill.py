@@ -38,6 +38,7 @@ def prefill(
     *,
     chunk: int,
     cache: DynamicCache | None = None,
+    spare: int = BLOCK,
     unwanted: threading.Event | None = None,
 ) -> Prefill:
     """Run a prompt through the language model, `chunk` tokens at a time.
@@ -46,6 +47,7 @@ def prefill(
         inputs_embeds_1TD: of the prompt; of what follows what is in the `cache`, where one is
             given.
         cache: the beginning of the prompt (`answer.prefix`, `answer.branch`). The rest is appended.
+        spare: tokens that are to follow, for which there will be room; most answers fit in a block.
         unwanted: looked at before each chunk; when it is set, nobody waits for the result.
 
     Raises ValueError for an empty prompt or a batch of several, InterruptedError when the result is
@@ -59,7 +61,7 @@ def prefill(
     if cache is None:
         cache = roomy_cache(model)
     length += cache.get_seq_length()
-    make_room(cache, length + BLOCK)  # most answers fit, too
+    make_room(cache, length + spare)
     for part_1TD in inputs_embeds_1TD.split(chunk, dim=1):
         if unwanted is not None and unwanted.is_set():
             raise InterruptedError("the client of this prompt has gone")
