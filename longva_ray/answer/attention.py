@@ -8,8 +8,10 @@ torch's attention uses no flash kernel on a GPU. On every device it then repeats
 grouped-query attention for every query head in every layer: gigabytes for a long prompt. The
 kernels of the ring need neither mask nor copies, so they are used here too.
 
-What it does not do: training, batches with padding, sliding windows, score caps. A model that
-needs one of those, or a number format that the device's kernel does not take, keeps its attention.
+What it does not do: training, batches with padding, sliding windows, score caps, biases. A model
+that needs one of those, or a number format that the device's kernel does not take, keeps its
+attention. So does one whose attention cannot be set (Bloom, Falcon) or has values of another width
+than its keys (DeepSeek-V3), which shows when it is tried.
 """
 
 from typing import Any
@@ -18,7 +20,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from longva_ray.answer.attention_mass import AttentionMass
-from longva_ray.answer.branch import InTwoParts
+from longva_ray.answer.branch import InTwoParts, Trunk, branch_cache
+from longva_ray.answer.cache import roomy_cache
 from longva_ray.ring.choose import choose_kernel
 from longva_ray.ring.kernel import OutAndLse, accumulate_dtype, merge_
 from longva_ray.ring.plan import Block
@@ -38,7 +41,27 @@ def use_cached_attention(model: PreTrainedModel) -> bool:
         return False
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _no_mask)
+    own = model.config._attn_implementation
     model.set_attn_implementation(NAME)
+    if _can_branch(model):
+        return True
+    model.set_attn_implementation(own or "eager")
+    return False
+
+
+@torch.inference_mode()
+def _can_branch(model: PreTrainedModel) -> bool:
+    """Whether a model reads a few tokens, and more after them from a branch. One that does not hand
+    keys and values to `_attention` as they are cannot."""
+    ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+    cache = roomy_cache(model)
+    try:
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+        model(input_ids=ids, past_key_values=branch_cache(Trunk.of(cache)), use_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError):
+        return False
     return True
 
 
