@@ -3,11 +3,14 @@
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from longva_ray.answer import engine as engine_module
 from longva_ray.answer.engine import AnswerEngine, Question
 from longva_ray.answer.ring_score import (
     RingPrompt,
@@ -17,7 +20,7 @@ from longva_ray.answer.ring_score import (
 )
 from longva_ray.lm.language_model import load_language_model
 from longva_ray.lm.load import load_frame_encoder
-from longva_ray.lm.prompt import UNLIMITED
+from longva_ray.lm.prompt import UNLIMITED, Message
 from longva_ray.settings.answering import GenerationSettings
 from longva_ray.tiny.drawing import draw_small
 from longva_ray.tiny.world import forms, needles_among_shapes
@@ -244,3 +247,55 @@ def test_a_second_question_loads_nothing_and_answers_alike(tiny_checkpoint: str)
     assert loads == [40, 39]
     assert kept.sessions is not None
     assert kept.sessions.counts().kept == 2
+
+
+def test_no_prompt_is_given_what_was_read_of_another(
+    tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many conversations that differ in little. In place of a cache there is what was read."""
+    engine = AnswerEngine(tiny_checkpoint, dtype="float32", session_bytes=20_000)
+
+    class Read:
+        def __init__(self, embeds_1TD: torch.Tensor) -> None:
+            self.embeds_1TD = embeds_1TD
+            self.num_bytes = embeds_1TD.shape[1]
+
+    def prefill(
+        _: object, embeds_1TD: torch.Tensor, *, cache: torch.Tensor | None = None, **__: object
+    ) -> Any:
+        before = [] if cache is None else [cache]
+        return SimpleNamespace(cache=torch.cat([*before, embeds_1TD], 1))
+
+    monkeypatch.setattr(engine_module, "prefill", prefill)
+    monkeypatch.setattr(engine_module, "Trunk", SimpleNamespace(of=Read))
+    monkeypatch.setattr(engine_module, "branch_cache", lambda trunk: trunk.embeds_1TD)
+    rng = random.Random(0)
+    contents = torch.randn(2, 3, 4, 128, generator=torch.Generator().manual_seed(0))
+    hits = 0
+    for _ in range(3000):
+        messages: list[Message] = []
+        items, keys = [], []
+        if rng.random() < 0.3:
+            messages.append({"role": "system", "content": rng.choice(["be", "<video>"])})
+        for turn in range(rng.choice([1, 1, 3])):
+            parts = []
+            for _ in range(rng.randrange(4)):
+                kind = rng.choice(["text", "image", "video"])
+                if kind == "text":
+                    parts.append({"type": "text", "text": rng.choice(["a", "a b", "<image>", ""])})
+                    continue
+                parts.append({"type": kind})
+                content, frames = rng.randrange(2), rng.choice([1, 2, 3])
+                items.append(contents[content, :frames])
+                keys.append((kind, content, frames))
+            role = ("user", "assistant")[turn % 2]
+            messages.append({"role": role, "content": [*parts, {"type": "text", "text": "b"}]})
+        prompt_ids_T = engine.prompt_ids(messages, [4 * len(item) for item in items])
+        found, cached = engine.read_session(prompt_ids_T, keys, lambda items=items: items)
+        true = engine.read_ids(prompt_ids_T, items)
+        assert torch.equal(found.cache, true.cache)
+        hits += cached > 0
+    assert engine.sessions is not None
+    counts = engine.sessions.counts()
+    assert hits == counts.hits > 200
+    assert counts.evictions > 200
