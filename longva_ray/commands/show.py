@@ -1,5 +1,7 @@
 """`longva show`: ask several videos several questions, and write answers and frames as a page."""
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,33 +107,35 @@ def _ask(
     found = []
     for place, video in encoded.items():
         rows = video.evenly(options.frames)
-        few = np.linspace(0, len(rows) - 1, min(options.shown, len(rows)), dtype=int)
+        shown = rows[np.linspace(0, len(rows) - 1, min(options.shown, len(rows)), dtype=int)]
+        answered = list(_answers(options, engine, video, rows))
+        looked_at = [most for _, most in answered]
+        # The file is opened once, whatever is shown of it.
+        frames = _frames(place, video, np.unique(np.concatenate([shown, *looked_at])))
         found.append(
             ShownVideo(
                 name=file_name(place),
-                frames=_frames(place, video, rows[few]),
+                frames=[frames[row] for row in shown],
                 num_read=len(rows),
                 num_frames=video.num_frames,
-                answers=_answers(options, engine, place, video, rows),
+                answers=[
+                    dataclasses.replace(answer, looked_at=[frames[row] for row in most])
+                    for answer, most in answered
+                ],
             )
         )
     return found
 
 
 def _answers(
-    options: Options,
-    engine: "AnswerEngine",
-    place: str,
-    video: "EncodedVideo",
-    rows: "npt.NDArray[np.int64]",
-) -> "list[ShownAnswer]":
-    """Every question about these frames of a video."""
+    options: Options, engine: "AnswerEngine", video: "EncodedVideo", rows: "npt.NDArray[np.int64]"
+) -> "Iterator[tuple[ShownAnswer, npt.NDArray[np.int64]]]":
+    """Every question about these frames of a video; and the rows that its answer looked at most."""
     from longva_ray.answer.engine import Question
     from longva_ray.answer.page import ShownAnswer
 
     settings = GenerationSettings(max_new_tokens=options.max_new_tokens)
     tokens_FQD = video.tokens(rows)
-    found = []
     for text in options.ask:
         content = [{"type": "video"}, {"type": "text", "text": text}]
         question = Question(messages=[{"role": "user", "content": content}], items=[tokens_FQD])
@@ -139,31 +143,25 @@ def _answers(
         answer = engine.answer(prompt, settings)
         attention = engine.attention(question, prompt, answer)
         if attention is None:
-            found.append(ShownAnswer(question=text, answer=answer))
+            yield ShownAnswer(question=text, answer=answer), rows[:0]
             continue
         share_F = attention[0].sum(1).numpy()
-        most = sorted(share_F.argsort()[-LOOKED_AT:])
-        found.append(
-            ShownAnswer(
-                question=text,
-                answer=answer,
-                attention_R=share_F.tolist(),
-                looked_at=_frames(place, video, rows[most]),
-            )
-        )
-    return found
+        shown = ShownAnswer(question=text, answer=answer, attention_R=share_F.tolist())
+        yield shown, rows[sorted(share_F.argsort()[-LOOKED_AT:])]
 
 
-def _frames(place: str, video: "EncodedVideo", rows: "npt.NDArray[np.int64]") -> "list[ShownFrame]":
-    """Rows of a video's shards as pictures of its file."""
+def _frames(
+    place: str, video: "EncodedVideo", rows: "npt.NDArray[np.int64]"
+) -> "dict[int, ShownFrame]":
+    """Rows of a video's shards as pictures of its file, by row."""
     from longva_ray.answer.page import ShownFrame
 
     pictures_FYXC = _pictures(place, video.frame_index_F[rows])
     seconds_F = video.timestamp_s_F[rows].tolist()
-    return [
-        ShownFrame(frame_YXC=frame_YXC, seconds=seconds)
-        for frame_YXC, seconds in zip(pictures_FYXC, seconds_F, strict=True)
-    ]
+    return {
+        row: ShownFrame(frame_YXC=frame_YXC, seconds=seconds)
+        for row, frame_YXC, seconds in zip(rows.tolist(), pictures_FYXC, seconds_F, strict=True)
+    }
 
 
 def _pictures(place: str, frame_index_F: "npt.NDArray[np.int64]") -> "npt.NDArray[np.uint8]":
